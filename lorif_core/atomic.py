@@ -1,0 +1,74 @@
+"""Files that are either whole or absent: written aside, fsynced, renamed; and one writer at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+from torch import Tensor
+
+
+def write_bytes(path: Path, data: bytes) -> str:
+    """Write `data` atomically and durably; returns its sha256, of what was meant to be written."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with aside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return hashlib.sha256(data).hexdigest()
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> tuple[str, int]:
+    """Write a safetensors file atomically; returns (sha256, bytes)."""
+    data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    return write_bytes(path, data), len(data)
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def json_digest(value: Any) -> str:
+    """sha256 of a value's canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+@contextmanager
+def single_writer(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock; it goes with the process, however that ends.
+
+    Raises:
+        BlockingIOError: another process is writing there.
+    """
+    path = folder / ".lock"
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise BlockingIOError(
+                f"{folder} is being written by another process (pid {holder}); wait for it or stop it"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

@@ -1,0 +1,19 @@
+"""The gradient dot product (TracIn at the last checkpoint): LoRIF's index without curvature."""
+
+from __future__ import annotations
+
+import torch
+
+from lorif_core.attributors.lorif import LoRIF
+from lorif_core.curvature import LayerCurvature
+
+
+class GradDot(LoRIF):
+    """score(q, i) = sum over layers <g_q, g_i>; the same options and index as `LoRIF`, H = I.
+
+    Random projections are scaled by 1/sqrt(d), so that the dot product is unbiased; a pca projection keeps its top part.
+    """
+
+    def _fit_curvature(self) -> dict[str, LayerCurvature]:
+        nothing = {x.name: torch.zeros(x.size, 0, device=self.device) for x in self.store.manifest.layers}
+        return {name: LayerCurvature(v, torch.zeros(0, device=self.device), 1.0) for name, v in nothing.items()}

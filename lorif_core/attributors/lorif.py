@@ -1,0 +1,316 @@
+"""LoRIF: low-rank influence functions (arXiv 2601.21929; papers/lorif.md in our words: README, "How it works").
+
+Axes: Q queries, N training examples, D = d1 d2 a layer's projected gradient.
+
+Per layer G = (X P_in)^T (dY P_out) ~ U V^T is stored; H = G^T G (truncated SVD) + lambda I over the stored examples;
+score(q, i) = sum over layers g_q^T H^-1 g_i with the query's gradient whole.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from safetensors.torch import load
+from torch import Tensor, nn
+
+from lorif_core.atomic import file_digest, single_writer, write_tensors
+from lorif_core.attributors.base import Attributor
+from lorif_core.capture import frozen
+from lorif_core.curvature import LayerCurvature, fit_curvature
+from lorif_core.digests import model_fingerprint
+from lorif_core.index import BatchGradients, Progress, build, covered, device_of, load_projections
+from lorif_core.layers import dense
+from lorif_core.manifest import StoreError
+from lorif_core.objectives import BUILT_IN, Batch, Objective, to_device
+from lorif_core.options import CurvatureOptions, DampingRule, IndexOptions, Projection, checked, layer_patterns
+from lorif_core.scoring import Queries, TopK, all_scores, self_influence, top_k
+from lorif_core.store import FactorStore, Ids
+
+log = logging.getLogger(__name__)
+
+CURVATURE = "curvature.safetensors"
+QUERY_NUMBERS = 2**27
+"""Floats of the preconditioned queries held at once (512 MB); more queries stream the index again."""
+
+
+class LoRIF(Attributor):
+    """Low-rank influence functions over a factor store on disk.
+
+    Example:
+        >>> attributor = LoRIF(model, Classification()).fit(train_loader, path="workspace/index")
+        >>> scores = attributor.score(query_loader)  # [n_query, n_train], positive = proponent
+
+    Limitations: a weight used by two modules (tied embeddings) is attributed as if each had its own; layers must have the
+    examples as the first axis of their input; what no rule covers is named in an error, or left out with `strict=False`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        *,
+        projection: Projection = "pca",
+        projection_factor: int = 4,
+        factor_rank: int = 1,
+        curvature_rank: int = 256,
+        damping: float = 0.5,
+        damping_rule: DampingRule = "mean_norm",
+        storage: Literal["factors"] = "factors",
+        bits: Literal[16, 32] = 16,
+        layers: Sequence[str] | str | None = None,
+        seed: int = 0,
+        strict: bool = True,
+        progress: Progress | None = None,
+    ) -> None:
+        """Nothing is computed yet. The options are explained in `lorif_core.options`.
+
+        Args:
+            model: any module; left exactly as it was after every call.
+            objective: what is differentiated and what a query explains.
+            projection: identity, rademacher or pca.
+            projection_factor: f; a side n of a layer becomes max(1, n // f).
+            factor_rank: c of one example's layer gradient.
+            curvature_rank: r of the truncated SVD; more than there are means all.
+            damping: multiplier of `damping_rule`.
+            damping_rule: mean_norm, trace, paper or absolute.
+            storage: factors.
+            bits: 16 (bfloat16) or 32 (float32) a stored number.
+            layers: names or globs; None = all supported.
+            seed: of projections, power iteration and randomized SVD.
+            strict: refuse a model with layers that cannot be attributed.
+            progress: called with (what, rows done, rows in all or None).
+
+        Raises:
+            ValueError: options out of range, all of them at once.
+        """
+        self.model, self.objective = model, objective
+        self.options = IndexOptions(
+            projection, projection_factor, factor_rank, storage, bits, layer_patterns(layers), seed, strict
+        )
+        self.curvature_options = CurvatureOptions(curvature_rank, damping, damping_rule, seed)
+        checked(self.options, self.curvature_options)
+        self._progress: Progress = progress or (lambda stage, done, total: None)
+        self._store: FactorStore | None = None
+        self._curvature: dict[str, LayerCurvature] | None = None
+
+    @property
+    def store(self) -> FactorStore:
+        """The index.
+
+        Raises:
+            StoreError: nothing was fitted or loaded yet.
+        """
+        if self._store is None:
+            raise StoreError("there is no index yet: call fit(loader, path=...), or LoRIF.load(path, model)")
+        return self._store
+
+    @property
+    def device(self) -> torch.device:
+        """Where products run: the model's device."""
+        return device_of(self.model)
+
+    def fit(self, loader: Iterable[Batch], path: str | Path, ids: Ids | None = None) -> Self:
+        """Index the training examples at `path` and fit the curvature; continues what an interrupted call left.
+
+        Args:
+            loader: batches in index order; `(inputs, targets)`, dicts, or token ids.
+            path: a folder; its parents are made.
+            ids: one unique id a row, strings or integers.
+
+        Returns:
+            This attributor.
+
+        Raises:
+            StoreError: the folder holds another index or other data, or another process writes it.
+            ValueError: the loader shuffles, a layer cannot be attributed, a gradient is not finite.
+        """
+        folder = Path(path)
+        build(self.model, self.objective, self.options, loader, folder, ids, self._progress)
+        self._store, self._curvature = FactorStore.open(folder), None
+        self._curvature = self._fit_curvature()
+        return self
+
+    @classmethod
+    def load(cls, path: str | Path, model: nn.Module, objective: Objective | None = None, **curvature: Any) -> Self:
+        """The attributor of a finished index.
+
+        Args:
+            path: the index's folder.
+            model: the model it was made from, with the same weights.
+            objective: needed only where it is not one of the built-in ones.
+            curvature: `curvature_rank`, `damping`, `damping_rule` or `progress`, where they should differ from those fitted.
+
+        Raises:
+            StoreError: no index, a damaged one, or one of another model.
+        """
+        store = FactorStore.open(path)
+        manifest = store.manifest
+        fingerprint = model_fingerprint(model)
+        if fingerprint != manifest.model:
+            raise StoreError(
+                f"the index at {path} was made from another model: expected fingerprint {manifest.model[:12]}, "
+                f"got {fingerprint[:12]}; load that model's weights, or build an index for this one"
+            )
+        if objective is None:
+            if manifest.objective not in BUILT_IN:
+                raise StoreError(
+                    f"the index at {path} was made with objective {manifest.objective}: pass it as objective=..."
+                )
+            objective = BUILT_IN[manifest.objective]()
+        elif type(objective).__name__ != manifest.objective:
+            raise StoreError(
+                f"the index at {path} was made with objective {manifest.objective}, got {type(objective).__name__}"
+            )
+        fitted = {k: v for k, v in ((manifest.curvature or {}).get("options", {})).items() if k != "seed"}
+        attributor = cls(model, objective, **{**manifest.options, **fitted, **curvature})
+        attributor._store = store
+        return attributor
+
+    def score(self, loader: Iterable[Batch]) -> Tensor:
+        """Scores of every query against every training example.
+
+        Returns:
+            float32 [Q, N]; positive = proponent.
+
+        Raises:
+            StoreError: there is no index.
+            ValueError: a query's gradient is not finite.
+        """
+        tables = [
+            all_scores(self.store, queries, self.device, lambda done: self._progress("score", done, len(self.store)))
+            for queries in self._queries(loader)
+        ]
+        return torch.cat(tables) if tables else torch.empty(0, len(self.store))
+
+    def top_k(self, loader: Iterable[Batch], k: int, *, largest: bool = True) -> TopK:
+        """The strongest training examples of each query; memory does not grow with N.
+
+        Args:
+            loader: batches of queries.
+            k: how many; all, where the index has fewer.
+            largest: proponents; False for opponents.
+
+        Returns:
+            `.indices` int64 [Q, k] and `.scores` float32 [Q, k], strongest first.
+
+        Raises:
+            StoreError: there is no index.
+            ValueError: k < 1, or a query's gradient is not finite.
+        """
+        if k < 1:
+            raise ValueError(f"k: expected an integer >= 1, got {k}")
+        found = [
+            top_k(
+                self.store,
+                queries,
+                k,
+                largest,
+                self.device,
+                lambda done: self._progress("top_k", done, len(self.store)),
+            )
+            for queries in self._queries(loader)
+        ]
+        if not found:
+            return TopK(torch.empty(0, 0, dtype=torch.int64), torch.empty(0, 0))
+        return TopK(torch.cat([x.indices for x in found]), torch.cat([x.scores for x in found]))
+
+    def self_influence(self) -> Tensor:
+        """g_i^T H^-1 g_i of each stored training example.
+
+        Returns:
+            float32 [N], >= 0.
+
+        Raises:
+            StoreError: there is no index.
+        """
+        layers = len(self.store.manifest.layers)
+        return self_influence(
+            self.store, self.curvature, self.device, lambda done: self._progress("self-influence", done, layers)
+        )
+
+    @property
+    def curvature(self) -> dict[str, LayerCurvature]:
+        """The damped inverse curvature of each layer, fitted on first use and kept beside the index."""
+        if self._curvature is None:
+            self._curvature = self._fit_curvature()
+        return self._curvature
+
+    def gradients(self, loader: Iterable[Batch]) -> Iterator[dict[str, Tensor]]:
+        """Projected gradients of the measure, whole: per layer [B, d1, d2] float32, batch by batch.
+
+        Raises:
+            ValueError: a gradient is not finite.
+        """
+        manifest = self.store.manifest
+        layers = covered(self.model, manifest).layers
+        projections = load_projections(self.store.path, manifest, layers).to(self.device)
+        with frozen(self.model), BatchGradients(self.model, layers, projections) as gradients:
+            for batch in loader:
+                _, found = gradients(self.objective.measure, to_device(batch, self.device))
+                whole = {name: dense(gradient) for name, gradient in found.items()}
+                bad = [name for name, gradient in whole.items() if not bool(torch.isfinite(gradient).all())]
+                if bad:
+                    raise ValueError(
+                        f"a query's gradient is not finite in layers {bad[:5]}: check the queries and the model's weights"
+                    )
+                yield whole
+
+    def _queries(self, loader: Iterable[Batch]) -> Iterator[Queries]:
+        """Preconditioned queries, as many at once as `QUERY_NUMBERS` allows."""
+        numbers = sum(layer.size for layer in self.store.manifest.layers)
+        most = max(1, QUERY_NUMBERS // numbers)
+        waiting: list[Queries] = []
+        for whole in self.gradients(loader):
+            waiting.append({name: self._precondition(name, gradient) for name, gradient in whole.items()})
+            while sum(len(next(iter(queries.values()))) for queries in waiting) >= most:
+                joined = _join(waiting)
+                yield {name: queries[:most] for name, queries in joined.items()}
+                waiting = [{name: queries[most:] for name, queries in joined.items()}]
+        if waiting and len(next(iter(waiting[0].values()))) + len(waiting) > 1:
+            yield _join(waiting)
+
+    def _precondition(self, layer: str, gradient: Tensor) -> Tensor:
+        return self.curvature[layer].precondition(gradient.flatten(1)).view_as(gradient)
+
+    def _fit_curvature(self) -> dict[str, LayerCurvature]:
+        """Read the curvature kept beside the index if it has these options; fit and keep it otherwise."""
+        wanted = {"options": asdict(self.curvature_options), "data": self.store.manifest.data_digest()}
+        folder, manifest = self.store.path, self.store.manifest
+        kept = manifest.curvature or {}
+        if {key: kept.get(key) for key in wanted} == wanted:
+            return _read_curvature(folder / CURVATURE, manifest.files[CURVATURE], kept["damping"], self.device)
+        found = fit_curvature(self.store, self.curvature_options, self.device, self._progress)
+        tensors = {f"vectors.{n}": c.vectors.cpu() for n, c in found.items()} | {
+            f"values.{n}": c.values.cpu() for n, c in found.items()
+        }
+        try:
+            with single_writer(folder):
+                sha, _ = write_tensors(folder / CURVATURE, tensors)
+                damping = {name: curvature.damping for name, curvature in found.items()}
+                manifest = manifest.with_(
+                    files={**manifest.files, CURVATURE: sha}, curvature=wanted | {"damping": damping}
+                )
+                manifest.write(folder)
+        except BlockingIOError as error:
+            raise StoreError(str(error)) from None
+        self._store = FactorStore(folder, manifest)
+        return found
+
+
+def _read_curvature(path: Path, sha: str, damping: dict[str, float], device: torch.device) -> dict[str, LayerCurvature]:
+    if not path.exists() or file_digest(path) != sha:
+        raise StoreError(f"{path} is missing or damaged: remove it and 'curvature' is fitted anew, or restore it")
+    tensors = load(path.read_bytes())
+    return {
+        name: LayerCurvature(tensors[f"vectors.{name}"].to(device), tensors[f"values.{name}"].to(device), lam)
+        for name, lam in damping.items()
+    }
+
+
+def _join(parts: list[Queries]) -> Queries:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

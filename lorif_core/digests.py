@@ -1,0 +1,51 @@
+"""Digests of what an index was made from: the model's weights and the examples, whatever batches they came in."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lorif_core.atomic import json_digest
+from lorif_core.objectives import Batch, tensors_of
+
+
+def model_fingerprint(model: nn.Module) -> str:
+    """sha256 of every parameter's and buffer's name, dtype, shape and bytes."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if isinstance(tensor, Tensor):
+            sha.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode() + _raw(tensor))
+    return sha.hexdigest()
+
+
+class ExampleDigest:
+    """A running digest of examples; equal for the same rows in the same order, however they are batched.
+
+    (Sequences padded to the longest of their batch do depend on the batching: keep it, or pad to one length.)
+    """
+
+    def __init__(self) -> None:
+        """An empty digest."""
+        self._running: dict[str, Any] = {}
+
+    def update(self, batch: Batch, start: int, stop: int) -> None:
+        """Add rows start..stop of a batch."""
+        for name, tensor in tensors_of(batch):
+            key = f"{name}/{tensor.dtype}"
+            if key not in self._running:
+                self._running[key] = hashlib.sha256()
+            self._running[key].update(_raw(tensor[start:stop]))
+
+    def take(self) -> str:
+        """The digest of the rows so far; starts anew."""
+        value = json_digest({key: sha.hexdigest() for key, sha in self._running.items()})
+        self._running = {}
+        return value
+
+
+def _raw(tensor: Tensor) -> bytes:
+    flat = tensor.detach().cpu().contiguous().flatten()
+    return bytes(flat.view(torch.uint8).numpy()) if flat.numel() else b""

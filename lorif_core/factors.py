@@ -1,0 +1,110 @@
+"""Rank-c factors of a batch of per-example gradients: G ~ U V^T, U [d1, c], V [d2, c].
+
+Axes: B examples, T positions, d1 / d2 projected sides, c factor rank.
+
+Exact where it can be (one position: the two vectors themselves; c as large as a side: the matrix and the identity),
+otherwise a block power iteration of every example at once (papers/lorif.md 3.3), on X and dY without ever forming G when
+T < min(d1, d2). The singular values sit in U, the columns of V are orthonormal. The start is the same for every example,
+so the factors do not depend on the batch an example comes in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lorif_core.layers import LayerGradient, dense
+from lorif_core.projections import random_signs
+
+Factors = tuple[Tensor, Tensor]
+"""(left [B, d1, c], right [B, d2, c]), float32."""
+DEPENDENT = 1e-5
+"""A column whose part outside the earlier ones is smaller than this share of it is rounding noise in float32."""
+
+
+def iterations(rank: int) -> int:
+    """Power iterations: 8 for c = 1, 16 above (papers/lorif.md 3.3)."""
+    return 8 if rank == 1 else 16
+
+
+def factorise(gradients: dict[str, LayerGradient], ranks: dict[str, int], seed: int) -> dict[str, Factors]:
+    """Factors of every layer of one batch; layers of equal shape are iterated together.
+
+    Args:
+        gradients: per layer, the pair (X P_in [B, T, d1], dY P_out [B, T, d2]) or the matrix [B, d1, d2].
+        ranks: c of each layer, at most min(d1, d2).
+        seed: of the iteration's start.
+    """
+    found: dict[str, Factors] = {}
+    waiting: dict[tuple[int, int, int], dict[str, Tensor]] = {}
+    for name, gradient in gradients.items():
+        rank = ranks[name]
+        if not isinstance(gradient, Tensor):
+            x, dy = gradient
+            positions, smallest = x.shape[1], min(x.shape[2], dy.shape[2])
+            if positions == 1 and rank == 1:
+                found[name] = (x.mT, dy.mT)  # [B, d1, 1], [B, d2, 1]
+                continue
+            if positions < smallest and rank < smallest:
+                found[name] = _iterate(_implicit(x, dy), dy, rank, seed)
+                continue
+        matrix = dense(gradient)
+        if rank == min(matrix.shape[1:]):
+            found[name] = _whole(matrix)
+        else:
+            waiting.setdefault((matrix.shape[1], matrix.shape[2], rank), {})[name] = matrix
+    for (_, _, rank), group in waiting.items():
+        stacked = torch.cat(list(group.values()))  # [B x layers, d1, d2]
+        left, right = _iterate(_explicit(stacked), stacked, rank, seed)
+        size = len(stacked) // len(group)
+        found |= {name: (u, v) for name, u, v in zip(group, left.split(size), right.split(size), strict=True)}
+    return {name: found[name] for name in gradients}
+
+
+Multiply = Callable[[Tensor], Tensor]
+
+
+def _explicit(matrix: Tensor) -> tuple[Multiply, Multiply]:
+    return lambda v: matrix @ v, lambda u: matrix.mT @ u
+
+
+def _implicit(x: Tensor, dy: Tensor) -> tuple[Multiply, Multiply]:
+    """G v = X^T (dY v) and G^T u = dY^T (X u), G never formed."""
+    return lambda v: x.mT @ (dy @ v), lambda u: dy.mT @ (x @ u)
+
+
+def _iterate(products: tuple[Multiply, Multiply], like: Tensor, rank: int, seed: int) -> Factors:
+    """Block power iteration from one start for all examples; `like` [..., d2] gives width and device."""
+    forward, backward = products
+    right = orthonormal(random_signs("factors", like.shape[-1], rank, seed).to(like.device).unsqueeze(0))
+    for _ in range(iterations(rank)):
+        left = orthonormal(forward(right))  # [B, d1, d2] @ [B, d2, c] -> [B, d1, c]
+        right = orthonormal(backward(left))  # [B, d2, d1] @ [B, d1, c] -> [B, d2, c]
+    return forward(right), right
+
+
+def _whole(matrix: Tensor) -> Factors:
+    """The matrix and an identity: exact, at c = the smaller side."""
+    count, d1, d2 = matrix.shape
+    if d1 <= d2:
+        return torch.eye(d1, device=matrix.device).expand(count, d1, d1), matrix.mT
+    return matrix, torch.eye(d2, device=matrix.device).expand(count, d2, d2)
+
+
+def orthonormal(block: Tensor) -> Tensor:
+    """Orthonormal columns [B, n, c] by twice-repeated Gram-Schmidt; a column that depends on earlier ones becomes zero.
+
+    A batched QR calls LAPACK once an example; this is c small products for the whole batch. Zeroing dependent columns
+    keeps U V^T right for gradients of rank below c, where a QR would fill in directions of rounding noise.
+    """
+    columns: list[Tensor] = []
+    for original in block.unbind(-1):
+        column = original
+        for previous in columns * 2:  # twice is enough (Kahan)
+            column = column - previous * (previous * column).sum(-1, keepdim=True)
+        norm = column.norm(dim=-1, keepdim=True)
+        kept = norm > DEPENDENT * original.norm(dim=-1, keepdim=True)
+        columns.append(torch.where(kept, column / norm.clamp_min(torch.finfo(column.dtype).tiny), 0.0))
+    return torch.stack(columns, -1)

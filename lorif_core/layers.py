@@ -1,0 +1,272 @@
+"""Which modules have a gradient we know, and how it comes out of one layer's input and output gradient.
+
+Axes: B examples, T positions (tokens, pixels; 1 for vectors), a = input side (a last row for the bias), b = output side,
+d1 <= a and d2 <= b the projected sides.
+
+The weight gradient of one example is a matrix [a, b], rows = inputs, columns = outputs, the bias its last row:
+`G = X^T dY` for Linear, Conv2d and Embedding, elementwise sums for scales. A rule keeps the *projected* input at the
+forward pass (`keep`) and turns it with the output's gradient into either the pair (X P_in, dY P_out) or the projected
+matrix itself. Rules are registered by module type; adding a layer type is adding a rule here.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Sides = tuple[Tensor | None, Tensor | None]
+"""(P_in [a, d1], P_out [b, d2]), None = identity."""
+Pair = tuple[Tensor, Tensor]
+"""(X P_in [B, T, d1], dY P_out [B, T, d2]); their product over T is the projected gradient."""
+LayerGradient = Pair | Tensor
+"""A pair, or the projected gradient [B, d1, d2] itself."""
+
+
+class Rule(ABC):
+    """How one kind of layer's per-example weight gradient is made of its input and output gradient."""
+
+    paired = True
+    """The gradient is X^T dY of tensors this rule can hand out (else it is only known as a whole matrix)."""
+
+    @abstractmethod
+    def sides(self, module: Any) -> tuple[int, int]:
+        """(a, b): rows (inputs and the bias) and columns (outputs) of the gradient matrix."""
+
+    @abstractmethod
+    def keep(self, module: Any, x: Tensor, p_in: Tensor | None) -> Tensor:
+        """What the backward pass needs of the layer's input: X P_in [B, T, d1] for a paired rule."""
+
+    @abstractmethod
+    def gradient(self, module: Any, kept: Tensor, dy: Tensor, sides: Sides) -> LayerGradient:
+        """The projected per-example gradient from `keep`'s result and the output's gradient."""
+
+    def input_moment(self, module: Any, x: Tensor) -> Tensor:
+        """Uncentred second moment of the inputs, summed over examples and positions: [a, a], or its diagonal [a]."""
+        kept = self.keep(module, x, None).flatten(0, 1)  # [B T, a]
+        return kept.T @ kept  # [a, BT] @ [BT, a] -> [a, a]
+
+
+class LinearRule(Rule):
+    """`nn.Linear` and Hugging Face's `Conv1D`: X [B, ..., in] with a column of ones for the bias."""
+
+    def sides(self, module: Any) -> tuple[int, int]:
+        """(in + bias, out)."""
+        rows, columns = module.weight.shape if _is_hf_conv1d(module) else module.weight.shape[::-1]
+        return rows + (module.bias is not None), columns
+
+    def keep(self, module: Any, x: Tensor, p_in: Tensor | None) -> Tensor:
+        """X P_in [B, T, d1], the bias row of P_in added to each position."""
+        return _project_inputs(_positions(x.float()), module.bias is not None, p_in)
+
+    def gradient(self, module: Any, kept: Tensor, dy: Tensor, sides: Sides) -> LayerGradient:
+        """(X P_in, dY P_out)."""
+        return kept, project(_positions(dy.float()), sides[1])
+
+
+class Conv2dRule(Rule):
+    """`nn.Conv2d` with groups = 1: X = the unfolded patches [B, L, in kh kw]."""
+
+    def sides(self, module: Any) -> tuple[int, int]:
+        """(in kh kw + bias, out)."""
+        return module.weight[0].numel() + (module.bias is not None), module.out_channels
+
+    def keep(self, module: Any, x: Tensor, p_in: Tensor | None) -> Tensor:
+        """Patches times P_in [B, L, d1]; with a projection this is itself a convolution, so nothing is unfolded."""
+        x = _pad(module, x.float())
+        if p_in is None:
+            return _project_inputs(_patches(module, x), module.bias is not None, None)
+        weights = p_in[: module.weight[0].numel()].T.reshape(-1, *module.weight.shape[1:])  # [d1, in, kh, kw]
+        projected = functional.conv2d(x, weights, None, module.stride, 0, module.dilation).flatten(2).mT  # [B, L, d1]
+        return projected + p_in[-1] if module.bias is not None else projected
+
+    def gradient(self, module: Any, kept: Tensor, dy: Tensor, sides: Sides) -> LayerGradient:
+        """(patches P_in, dY P_out) over the L output pixels."""
+        return kept, project(dy.float().flatten(2).mT, sides[1])
+
+
+class GroupedConv2dRule(Rule):
+    """`nn.Conv2d` with groups: column o of the matrix sees only its own group's in / groups channels."""
+
+    paired = False
+
+    def sides(self, module: Any) -> tuple[int, int]:
+        """(in / groups kh kw + bias, out)."""
+        return module.weight[0].numel() + (module.bias is not None), module.out_channels
+
+    def keep(self, module: Any, x: Tensor, p_in: Tensor | None) -> Tensor:
+        """The unprojected patches of each group [B, groups, L, a]; a is small where there are groups."""
+        x = _pad(module, x.float())
+        patches = _patches(module, x).unflatten(2, (module.groups, -1)).transpose(1, 2)  # [B, groups, L, in/g kh kw]
+        return functional.pad(patches, (0, 1), value=1.0) if module.bias is not None else patches
+
+    def gradient(self, module: Any, kept: Tensor, dy: Tensor, sides: Sides) -> LayerGradient:
+        """[B, d1, d2] from one product a group."""
+        grouped = dy.float().flatten(2).unflatten(1, (module.groups, -1)).mT  # [B, groups, L, out/g]
+        whole = (kept.mT @ grouped).transpose(1, 2).flatten(2)  # [B, groups, a, out/g] -> [B, a, out]
+        return project_both(whole, sides)
+
+
+class EmbeddingRule(Rule):
+    """`nn.Embedding`: X = one-hot ids, so X P_in is a row lookup in P_in."""
+
+    def sides(self, module: Any) -> tuple[int, int]:
+        """(vocabulary, dim); there is no bias."""
+        return module.num_embeddings, module.embedding_dim
+
+    def keep(self, module: Any, x: Tensor, p_in: Tensor | None) -> Tensor:
+        """Rows of P_in [B, T, d1] (one-hot rows without a projection); the padding id has none."""
+        ids = x.reshape(len(x), -1)
+        rows = functional.one_hot(ids, module.num_embeddings).float() if p_in is None else p_in[ids]
+        return rows if module.padding_idx is None else rows * (ids != module.padding_idx).unsqueeze(-1)
+
+    def gradient(self, module: Any, kept: Tensor, dy: Tensor, sides: Sides) -> LayerGradient:
+        """(P_in rows, dY P_out)."""
+        return kept, project(dy.float().reshape(len(dy), -1, dy.shape[-1]), sides[1])
+
+    def input_moment(self, module: Any, x: Tensor) -> Tensor:
+        """Counts of the ids [vocabulary]: one-hot inputs have a diagonal moment."""
+        counts = torch.bincount(x.flatten(), minlength=module.num_embeddings).float()
+        if module.padding_idx is not None:
+            counts[module.padding_idx] = 0
+        return counts
+
+
+class ScaleRule(Rule):
+    """Elementwise scale and shift after a normalisation: row 0 = gradient of the scale, row 1 = of the shift."""
+
+    paired = False
+
+    def __init__(self, normalise: Callable[[Any, Tensor], Tensor]) -> None:
+        """`normalise(module, x)` gives the normalised input as [B, T, dim]."""
+        self.normalise = normalise
+
+    def sides(self, module: Any) -> tuple[int, int]:
+        """(1, or 2 with a shift; number of scales)."""
+        return 1 + (getattr(module, "bias", None) is not None), module.weight.numel()
+
+    def keep(self, module: Any, x: Tensor, p_in: Tensor | None) -> Tensor:
+        """The normalised input [B, T, dim]."""
+        return self.normalise(module, x.float())
+
+    def gradient(self, module: Any, kept: Tensor, dy: Tensor, sides: Sides) -> LayerGradient:
+        """[B, d1, d2] from the sums over positions of x_hat * dY and dY."""
+        dy = _channels_last(dy.float()) if isinstance(module, nn.BatchNorm2d) else dy.float().reshape(kept.shape)
+        rows = [(kept * dy).sum(1)] + ([dy.sum(1)] if getattr(module, "bias", None) is not None else [])
+        return project_both(torch.stack(rows, 1), sides)
+
+
+def project(x: Tensor, matrix: Tensor | None) -> Tensor:
+    """X P: [..., n] -> [..., d]; X itself where the projection is the identity."""
+    return x if matrix is None else x @ matrix
+
+
+def project_both(gradient: Tensor, sides: Sides) -> Tensor:
+    """P_in^T G P_out: [B, a, b] -> [B, d1, d2] (papers/lorif eq. 4)."""
+    p_in, p_out = sides
+    gradient = gradient if p_in is None else p_in.T @ gradient  # [d1, a] @ [B, a, b] -> [B, d1, b]
+    return project(gradient, p_out)  # [B, d1, b] @ [b, d2] -> [B, d1, d2]
+
+
+def dense(gradient: LayerGradient) -> Tensor:
+    """The projected gradient [B, d1, d2] of a pair or a whole matrix."""
+    if isinstance(gradient, Tensor):
+        return gradient
+    x, dy = gradient
+    return x.mT @ dy  # [B, d1, T] @ [B, T, d2] -> [B, d1, d2]
+
+
+def _positions(x: Tensor) -> Tensor:
+    """[B, ..., n] -> [B, T, n]."""
+    return x.reshape(len(x), -1, x.shape[-1])
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """[B, C, H, W] -> [B, H W, C]."""
+    return x.flatten(2).mT
+
+
+def _project_inputs(x: Tensor, bias: bool, p_in: Tensor | None) -> Tensor:
+    """[X, 1] P_in, without building [X, 1] where there is a projection.
+
+    Always a tensor of its own, so that a later in-place change of the layer's input cannot reach it.
+    """
+    if p_in is None:
+        return functional.pad(x, (0, 1), value=1.0) if bias else x.clone()
+    return x @ p_in[:-1] + p_in[-1] if bias else x @ p_in
+
+
+def _pad(module: Any, x: Tensor) -> Tensor:
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    return functional.pad(x, module._reversed_padding_repeated_twice, mode=mode)
+
+
+def _patches(module: Any, x: Tensor) -> Tensor:
+    """[B, in, H, W] (padded) -> [B, L, in kh kw], channel-major as the weight is."""
+    return functional.unfold(x, module.kernel_size, module.dilation, 0, module.stride).mT
+
+
+def _layer_norm(module: Any, x: Tensor) -> Tensor:
+    normalised = functional.layer_norm(x, module.normalized_shape, None, None, module.eps)
+    return normalised.reshape(len(x), -1, module.weight.numel())
+
+
+def _rms_norm(module: Any, x: Tensor) -> Tensor:
+    eps = getattr(module, "eps", getattr(module, "variance_epsilon", None))
+    eps = torch.finfo(x.dtype).eps if eps is None else eps
+    axes = tuple(range(-module.weight.ndim, 0))
+    normalised = x * torch.rsqrt(x.square().mean(axes, keepdim=True) + eps)
+    return normalised.reshape(len(x), -1, module.weight.numel())
+
+
+def _batch_norm(module: Any, x: Tensor) -> Tensor:
+    scale = torch.rsqrt(module.running_var.float() + module.eps)
+    normalised: Tensor = (_channels_last(x) - module.running_mean.float()) * scale
+    return normalised
+
+
+def _is_hf_conv1d(module: nn.Module) -> bool:
+    return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
+
+
+_LINEAR, _CONV, _GROUPED, _EMBEDDING = LinearRule(), Conv2dRule(), GroupedConv2dRule(), EmbeddingRule()
+_LAYER_NORM, _RMS_NORM, _BATCH_NORM = ScaleRule(_layer_norm), ScaleRule(_rms_norm), ScaleRule(_batch_norm)
+
+SUPPORTED = "Linear, Conv1D (Hugging Face), Conv2d, Embedding, LayerNorm, RMSNorm, BatchNorm2d"
+
+
+def rule_of(module: nn.Module) -> Rule | None:
+    """The rule of a module's type, None where its gradient is not known here."""
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor):
+        return None
+    if isinstance(module, nn.Linear) or _is_hf_conv1d(module):
+        return _LINEAR
+    if isinstance(module, nn.Conv2d):
+        return _CONV if module.groups == 1 else _GROUPED
+    if isinstance(module, nn.Embedding):
+        plain = module.max_norm is None and not module.scale_grad_by_freq
+        return _EMBEDDING if plain else None
+    if isinstance(module, nn.LayerNorm):
+        return _LAYER_NORM
+    if isinstance(module, nn.BatchNorm2d):
+        return _BATCH_NORM if module.track_running_stats else None
+    if type(module).__name__.endswith("RMSNorm"):
+        return _RMS_NORM
+    return None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One attributed layer: its name in the model, its module, its rule and the two sides of its gradient."""
+
+    name: str
+    module: nn.Module
+    rule: Rule
+    rows: int
+    columns: int

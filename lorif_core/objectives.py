@@ -1,0 +1,195 @@
+"""What is differentiated: one loss per example, summed over its tokens or outputs, with the true labels.
+
+Axes: B examples of a batch, T tokens, K classes, V vocabulary.
+
+An objective has `loss` (its gradient is what an index stores) and `measure` (what a query explains, the loss unless
+overridden). Both return one float per example, so that the gradient of their sum splits into exact per-example gradients.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Batch = Any
+"""`(inputs, targets)`, a dict of tensors (`input_ids`, `attention_mask`, `labels`, ...) or, for CausalLM, token ids."""
+
+IGNORED = -100
+TARGET_KEYS = ("labels", "label", "targets", "target")
+
+
+class Objective(ABC):
+    """A per-example loss and the measurement a query explains."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The training loss of each example, float [B], summed over its tokens or outputs."""
+
+    def measure(self, model: nn.Module, batch: Batch) -> Tensor:
+        """What a query explains, float [B]; a positive score then means: training on the example lowers it."""
+        return self.loss(model, batch)
+
+
+class Classification(Objective):
+    """Cross entropy of one class per example (papers' -log p of the given label)."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Cross entropy [B] from logits [B, K] and class codes [B].
+
+        Raises:
+            ValueError: the model's output is not [B, K], or the batch has no targets.
+        """
+        inputs, targets = split_batch(batch)
+        logits = logits_of(call(model, inputs))
+        if targets is None:
+            raise ValueError(
+                f"Classification needs targets: expected (inputs, targets) or a dict with one of {TARGET_KEYS}"
+            )
+        if logits.ndim != 2 or targets.ndim != 1 or len(logits) != len(targets):
+            raise ValueError(
+                "Classification expects logits [B, K] and class codes [B], "
+                f"got logits {tuple(logits.shape)} and targets {tuple(targets.shape)}"
+            )
+        return functional.cross_entropy(logits.float(), targets.long(), reduction="none")
+
+
+class CausalLM(Objective):
+    """Next-token cross entropy, summed over the tokens of each sequence; -100 and padding are ignored.
+
+    A batch is token ids [B, T], or a dict with `input_ids` and optionally `attention_mask` and `labels` (the model's
+    own input arguments are passed on, `labels` never is, so that the model does not average the loss itself).
+    """
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Summed next-token cross entropy [B] from logits [B, T, V].
+
+        Raises:
+            ValueError: the model's output is not [B, T, V].
+        """
+        inputs, labels = split_batch(batch)
+        if labels is None:
+            labels = inputs["input_ids"] if isinstance(inputs, Mapping) else inputs
+        if isinstance(inputs, Mapping) and inputs.get("attention_mask") is not None:
+            labels = labels.masked_fill(inputs["attention_mask"] == 0, IGNORED)
+        logits = logits_of(call(model, inputs))
+        if logits.ndim != 3 or logits.shape[:2] != labels.shape:
+            raise ValueError(
+                f"CausalLM expects logits [B, T, V] for labels [B, T], got {tuple(logits.shape)} and {tuple(labels.shape)}"
+            )
+        # [B, V, T-1] against [B, T-1]: position t predicts token t + 1
+        token_loss = functional.cross_entropy(
+            logits[:, :-1].float().transpose(1, 2), labels[:, 1:].long(), ignore_index=IGNORED, reduction="none"
+        )
+        return token_loss.sum(1)
+
+
+class Regression(Objective):
+    """Half the squared error, summed over the outputs of each example."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """0.5 * squared error [B] from outputs and targets of one shape [B, ...].
+
+        Raises:
+            ValueError: outputs and targets do not have the same shape (a trailing axis of one is squeezed).
+        """
+        inputs, targets = split_batch(batch)
+        if targets is None:
+            raise ValueError(
+                f"Regression needs targets: expected (inputs, targets) or a dict with one of {TARGET_KEYS}"
+            )
+        outputs = logits_of(call(model, inputs)).float()
+        if outputs.ndim == targets.ndim + 1 and outputs.shape[-1] == 1:
+            outputs = outputs.squeeze(-1)
+        if outputs.shape != targets.shape:
+            raise ValueError(
+                f"Regression expects outputs and targets of one shape, got {tuple(outputs.shape)} and {tuple(targets.shape)}"
+            )
+        return (
+            0.5 * (outputs - targets.float()).square().flatten(1).sum(1)
+            if outputs.ndim > 1
+            else (0.5 * (outputs - targets.float()).square())
+        )
+
+
+BUILT_IN: dict[str, type[Objective]] = {c.__name__: c for c in (Classification, CausalLM, Regression)}
+
+
+def split_batch(batch: Batch) -> tuple[Any, Tensor | None]:
+    """Inputs for the model, and the targets where the batch has them.
+
+    Raises:
+        ValueError: the batch is neither a tensor, a dict, nor a tuple of one or two.
+    """
+    if isinstance(batch, Tensor):
+        return batch, None
+    if isinstance(batch, Mapping):
+        targets = next((batch[key] for key in TARGET_KEYS if key in batch), None)
+        return {key: value for key, value in batch.items() if key not in TARGET_KEYS}, targets
+    if isinstance(batch, tuple | list) and len(batch) in (1, 2):
+        return batch[0], batch[1] if len(batch) == 2 else None
+    raise ValueError(f"expected a batch (inputs, targets), a dict or a tensor of ids, got {_describe(batch)}")
+
+
+def call(model: nn.Module, inputs: Any) -> Any:
+    """The model's output: keyword arguments for a dict of inputs, one positional argument otherwise."""
+    return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+
+
+def logits_of(output: Any) -> Tensor:
+    """The tensor of predictions: the output itself, its `.logits`, or its `["logits"]`.
+
+    Raises:
+        ValueError: the output has none of these.
+    """
+    if isinstance(output, Tensor):
+        return output
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if not isinstance(logits, Tensor):
+        raise ValueError(f"expected a model that returns a tensor or has .logits, got {_describe(output)}")
+    return logits
+
+
+def tensors_of(batch: Batch, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of a batch with a stable name (`0`, `1`, or the dict key, dotted when nested)."""
+    if isinstance(batch, Tensor):
+        yield name or "0", batch
+    elif isinstance(batch, Mapping):
+        for key in sorted(batch):
+            yield from tensors_of(batch[key], f"{name}.{key}" if name else str(key))
+    elif isinstance(batch, tuple | list):
+        for position, value in enumerate(batch):
+            yield from tensors_of(value, f"{name}.{position}" if name else str(position))
+
+
+def batch_rows(batch: Batch) -> int:
+    """The number of examples B, the first axis of every tensor of the batch.
+
+    Raises:
+        ValueError: there is no tensor, or their first axes differ.
+    """
+    sizes = {name: len(tensor) if tensor.ndim else 1 for name, tensor in tensors_of(batch)}
+    if len(set(sizes.values())) != 1:
+        raise ValueError(
+            f"expected tensors with one common first axis (the examples of the batch), got {sizes or _describe(batch)}"
+        )
+    return next(iter(sizes.values()))
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with every tensor on `device`."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, Mapping):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple | list):
+        return type(batch)(to_device(value, device) for value in batch)
+    return batch
+
+
+def _describe(value: object) -> str:
+    return f"{type(value).__name__}{f' of {len(value)}' if isinstance(value, tuple | list) else ''}"

@@ -1,0 +1,97 @@
+"""The options of an index, checked together before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+Projection = Literal["identity", "rademacher", "pca"]
+DampingRule = Literal["mean_norm", "trace", "paper", "absolute"]
+
+
+@dataclass(frozen=True)
+class IndexOptions:
+    """What is stored of each example. A change of any of these needs another index."""
+
+    projection: Projection = "pca"
+    """identity: P = I; rademacher: random signs / sqrt(d); pca: top eigenvectors of input and output-gradient moments."""
+    projection_factor: int = 4
+    """f: a side n becomes max(1, n // f), sides of at most 16 stay whole. No effect with `identity`."""
+    factor_rank: int = 1
+    """c: rank of one example's stored layer gradient; more than a layer has means all of it."""
+    storage: Literal["factors"] = "factors"
+    """factors: rank-c factors U [d1, c], V [d2, c] of the projected gradient."""
+    bits: Literal[16, 32] = 16
+    """Bits of a stored number: 16 = bfloat16, 32 = float32."""
+    layers: tuple[str, ...] | None = None
+    """Names or globs of the layers to attribute; None = all supported."""
+    seed: int = 0
+    """Of random projections, of the power iteration's start, of the randomized SVD."""
+    strict: bool = True
+    """Refuse a model with layers that cannot be attributed; False leaves them out and records the share covered."""
+
+    def problems(self) -> list[str]:
+        """Every option that is out of its range, one sentence each."""
+        found = []
+        if self.projection not in get_args(Projection):
+            found.append(f"projection: expected one of {get_args(Projection)}, got {self.projection!r}")
+        if self.storage != "factors":
+            found.append(f"storage: expected 'factors', got {self.storage!r}")
+        if self.bits not in (16, 32):
+            found.append(f"bits: expected 16 or 32, got {self.bits!r}")
+        for name, least in (("projection_factor", 1), ("factor_rank", 1)):
+            if not isinstance(value := getattr(self, name), int) or value < least:
+                found.append(f"{name}: expected an integer >= {least}, got {value!r}")
+        return found
+
+
+@dataclass(frozen=True)
+class CurvatureOptions:
+    """How the stored gradients' second moment is approximated and damped. A change needs no new index."""
+
+    curvature_rank: int = 256
+    """r: directions of the truncated SVD of a layer's stacked gradients; more than there are means all; 0 = none."""
+    damping: float = 0.5
+    """Multiplier of the rule below, or lambda itself with `absolute`."""
+    damping_rule: DampingRule = "mean_norm"
+    """lambda of a layer = damping times: mean_norm: trace(GtG)/N; trace: trace(GtG)/D; paper: the mean of the r+p largest
+    squared singular values; absolute: 1."""
+    seed: int = 0
+    """Of the randomized SVD's start."""
+
+    def problems(self) -> list[str]:
+        """Every option that is out of its range, one sentence each."""
+        found = []
+        if not isinstance(self.curvature_rank, int) or self.curvature_rank < 0:
+            found.append(f"curvature_rank: expected an integer >= 0, got {self.curvature_rank!r}")
+        if not isinstance(self.damping, int | float) or not self.damping > 0:
+            found.append(f"damping: expected a number > 0, got {self.damping!r}")
+        if self.damping_rule not in get_args(DampingRule):
+            found.append(f"damping_rule: expected one of {get_args(DampingRule)}, got {self.damping_rule!r}")
+        return found
+
+
+def checked(*options: IndexOptions | CurvatureOptions) -> None:
+    """Nothing, if all options are in range.
+
+    Raises:
+        ValueError: every problem of every group, one a line.
+    """
+    found = [problem for group in options for problem in group.problems()]
+    if found:
+        raise ValueError("\n".join(found))
+
+
+def layer_patterns(layers: Sequence[str] | str | None) -> tuple[str, ...] | None:
+    """`layers` as the user may give it: None, one name or glob, or several."""
+    return None if layers is None else (layers,) if isinstance(layers, str) else tuple(layers)
+
+
+def differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """Options in which two indexes differ, as `name: stored -> wanted`."""
+    return [
+        f"{k}: {stored.get(k)!r} -> {wanted.get(k)!r}"
+        for k in sorted(stored | wanted)
+        if stored.get(k) != wanted.get(k)
+    ]
