@@ -4,7 +4,7 @@ Needs torch, numpy and safetensors, nothing else.
 """
 
 from lorif_core.attributors import Attributor, GradDot, LoRIF
-from lorif_core.manifest import StoreError
+from lorif_core.errors import StoreError
 from lorif_core.objectives import CausalLM, Classification, Objective, Regression
 from lorif_core.scoring import TopK
 from lorif_core.store import FactorStore, verify

@@ -14,6 +14,8 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
+from lorif_core.errors import StoreError
+
 
 def write_bytes(path: Path, data: bytes) -> str:
     """Write `data` atomically and durably; returns its sha256, of what was meant to be written."""
@@ -56,7 +58,7 @@ def single_writer(folder: Path) -> Iterator[None]:
     """Hold the folder's lock; it goes with the process, however that ends.
 
     Raises:
-        BlockingIOError: another process is writing there.
+        StoreError: another process is writing there.
     """
     path = folder / ".lock"
     with path.open("a+") as file:
@@ -65,7 +67,7 @@ def single_writer(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "unknown"
-            raise BlockingIOError(
+            raise StoreError(
                 f"{folder} is being written by another process (pid {holder}); wait for it or stop it"
             ) from None
         file.truncate(0)

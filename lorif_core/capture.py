@@ -10,7 +10,7 @@ model's mode, flags and hooks, and every random generator, are as before when th
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -19,14 +19,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lorif_core.layers import Layer, LayerGradient, Sides
-from lorif_core.objectives import Batch
+from lorif_core.contraction import LayerGradient, Sides, contract, contract_input, keeps_input, merge, project_both
+from lorif_core.layers import Layer, WholeRule
+from lorif_core.objectives import Batch, batch_rows
 
 Loss = Callable[[nn.Module, Batch], Tensor]
 OnInput = Callable[[Layer, Tensor], Any]
 """(layer, its input) -> whatever `OnGradient` needs of it."""
 OnGradient = Callable[[Layer, Any, Tensor], None]
 """(layer, what `OnInput` returned for this call, gradient of the summed loss with respect to this call's output)."""
+
+
+Shared = dict[str, int]
+"""Layers that run once for the whole batch -> number of axes of their input there."""
 
 
 @contextmanager
@@ -53,9 +58,19 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def tapped(model: nn.Module, layers: Sequence[Layer], on_input: OnInput, on_gradient: OnGradient) -> Iterator[Tape]:
-    """Hooks on `layers` for the length of the block; call the yielded tape on batches."""
-    tape = Tape(model, on_input, on_gradient)
+def tapped(
+    model: nn.Module, layers: Sequence[Layer], on_input: OnInput, on_gradient: OnGradient, shared: Shared | None = None
+) -> Iterator[Tape]:
+    """Hooks on `layers` for the length of the block; call the yielded tape on batches.
+
+    Args:
+        model: a frozen model.
+        layers: which to tap.
+        on_input: called with each call's input.
+        on_gradient: called with the gradient of each call's output.
+        shared: layers that run once for the whole batch -> axes of their input (`probe.Probe.shared`).
+    """
+    tape = Tape(model, on_input, on_gradient, shared or {})
     with ExitStack() as stack:
         for layer in layers:
             hook = layer.module.register_forward_hook(partial(tape.record, layer), with_kwargs=True)
@@ -66,11 +81,13 @@ def tapped(model: nn.Module, layers: Sequence[Layer], on_input: OnInput, on_grad
 class Tape:
     """Runs batches through a tapped model; one callback a layer call forward, one backward."""
 
-    def __init__(self, model: nn.Module, on_input: OnInput, on_gradient: OnGradient) -> None:
+    def __init__(self, model: nn.Module, on_input: OnInput, on_gradient: OnGradient, shared: Shared) -> None:
         """Callbacks see one call of one layer at a time; a module called twice calls them twice."""
-        self.model, self.on_input, self.on_gradient = model, on_input, on_gradient
+        self.model, self.on_input, self.on_gradient, self.shared = model, on_input, on_gradient, shared
         self.no_grad: set[str] = set()
         self._leaves: list[Tensor] = []
+        self._observing = False
+        self._size = 0
 
     def __call__(self, loss: Loss, batch: Batch) -> Tensor:
         """Per-example losses [B], detached; the callbacks have run for every layer when this returns.
@@ -79,6 +96,7 @@ class Tape:
             ValueError: no attributed layer takes part in the loss.
         """
         self._leaves.clear()
+        self._size = batch_rows(batch)
         with torch.inference_mode(False), torch.enable_grad():
             losses = loss(self.model, batch)
             if not losses.requires_grad:
@@ -90,15 +108,30 @@ class Tape:
         self._leaves.clear()
         return losses.detach()
 
+    def observe(self, loss: Loss, batch: Batch) -> None:
+        """A forward pass only: `on_input` is called, nothing is differentiated."""
+        self._observing = True
+        try:
+            loss(self.model, batch)
+        finally:
+            self._observing = False
+
     def record(
         self, layer: Layer, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
     ) -> Tensor:
         """Forward hook: keep the input, and see to it that the output's gradient is computed and handed on."""
+        x = args[0] if args else next(iter(kwargs.values()))
+        if self._observing:
+            self.on_input(layer, x)
+            return output
         if not torch.is_grad_enabled():
             self.no_grad.add(layer.name)
             return output
-        with torch.no_grad(), torch.autocast(output.device.type, enabled=False):
-            kept = self.on_input(layer, args[0] if args else next(iter(kwargs.values())))
+        # unless a shared layer before this one already made it one copy an example
+        if x.ndim == self.shared.get(layer.name) and not output.requires_grad:
+            x, output = self._per_example(x), self._per_example(output)
+        with _plain_arithmetic(output.device.type):
+            kept = self.on_input(layer, x)
         if not output.requires_grad:
             leaf = output.detach().requires_grad_()
             self._leaves.append(leaf)
@@ -106,50 +139,59 @@ class Tape:
         output.register_hook(partial(self._hand_on, layer, kept))
         return output
 
+    def _per_example(self, tensor: Tensor) -> Tensor:
+        """[1, ...] or [T, ...] -> [B, ...]: the tensor every example of the batch shares, once for each."""
+        tensor = tensor if len(tensor) == 1 else tensor.unsqueeze(0)
+        return tensor.expand(self._size, *tensor.shape[1:])
+
     def _hand_on(self, layer: Layer, kept: Any, dy: Tensor) -> None:
-        with torch.no_grad(), torch.autocast(dy.device.type, enabled=False):
+        with _plain_arithmetic(dy.device.type):
             self.on_gradient(layer, kept, dy.detach())
+
+
+@contextmanager
+def _plain_arithmetic(device: str) -> Iterator[None]:
+    """No graph, and no autocast where the caller has it on (entering one costs more than a small layer)."""
+    with torch.no_grad():
+        if torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                yield
+        else:
+            yield
 
 
 class GradientCollector:
     """Callbacks that gather one batch's projected per-example gradients, layer by layer."""
 
-    def __init__(self, sides: dict[str, Sides]) -> None:
-        """`sides`: (P_in, P_out) of each layer by name."""
-        self.sides = sides
+    def __init__(self, sides: dict[str, Sides], modified: Collection[str]) -> None:
+        """`sides`: (P_in, P_out) of each layer; `modified`: layers whose input the model changes in place afterwards."""
+        self.sides, self.modified = sides, modified
+        self._kept_inputs: set[str] = set()
         self._calls: dict[str, list[LayerGradient]] = {}
-        self.batch_size = 0
 
     def on_input(self, layer: Layer, x: Tensor) -> Tensor:
-        """Keep X P_in.
-
-        Raises:
-            ValueError: the layer's input does not have the examples of the batch as its first axis.
-        """
-        if x.ndim < 1 or len(x) != self.batch_size:
-            raise ValueError(
-                f"layer {layer.name!r}: expected the {self.batch_size} examples of the batch as the first axis of its input, "
-                f"got shape {tuple(x.shape)}; layers that mix examples or put another axis first cannot be attributed"
-            )
-        return layer.rule.keep(layer.module, x, self.sides[layer.name][0])
+        """Keep what `on_gradient` needs: X P_in, X itself, or what a whole rule asks for."""
+        if isinstance(layer.rule, WholeRule):
+            return layer.rule.keep(layer.module, x)
+        sides = self.sides[layer.name]
+        if layer.name not in self.modified and keeps_input(layer.rule, sides, layer.rows, layer.columns):
+            self._kept_inputs.add(layer.name)
+            return x
+        return layer.rule.inputs(layer.module, x, sides[0])
 
     def on_gradient(self, layer: Layer, kept: Tensor, dy: Tensor) -> None:
         """Add this call's projected gradient."""
-        self._calls.setdefault(layer.name, []).append(
-            layer.rule.gradient(layer.module, kept, dy, self.sides[layer.name])
-        )
+        sides, rule = self.sides[layer.name], layer.rule
+        if isinstance(rule, WholeRule):
+            gradient: LayerGradient = project_both(rule.matrix(layer.module, kept, dy), sides)
+        elif layer.name in self._kept_inputs:
+            gradient = contract_input(rule, layer.module, kept, rule.outputs(layer.module, dy), sides)
+        else:
+            gradient = contract(kept, rule.outputs(layer.module, dy), sides[1])
+        self._calls.setdefault(layer.name, []).append(gradient)
 
     def take(self) -> dict[str, LayerGradient]:
-        """The gradients of the batch just run; calls of one module are summed (pairs by joining their positions)."""
-        merged = {name: _merge(calls) for name, calls in self._calls.items()}
+        """The gradients of the batch just run, calls of one module summed."""
+        merged = {name: merge(calls) for name, calls in self._calls.items()}
         self._calls = {}
         return merged
-
-
-def _merge(calls: list[LayerGradient]) -> LayerGradient:
-    if len(calls) == 1:
-        return calls[0]
-    pairs = [call for call in calls if not isinstance(call, Tensor)]
-    if pairs:
-        return torch.cat([x for x, _ in pairs], 1), torch.cat([dy for _, dy in pairs], 1)
-    return torch.stack([call for call in calls if isinstance(call, Tensor)]).sum(0)

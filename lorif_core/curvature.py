@@ -28,8 +28,10 @@ log = logging.getLogger(__name__)
 
 OVERSAMPLING = 10
 POWER_ITERATIONS = 3
-EXACT_SIDE = 2048
-"""The largest min(N, D) whose full eigendecomposition is cheaper than streaming a randomized SVD."""
+GRAM_SIDE = 8192
+"""The largest min(N, D) whose Gram matrix is formed (in one pass); above, the SVD is randomized and streamed."""
+EXACT_SIDE = 768
+"""The largest matrix whose full eigendecomposition is cheaper than finding its top part by iteration."""
 BLOCK_NUMBERS = 2**24
 """Floats of one dense block of gradients: 64 MB."""
 
@@ -43,16 +45,17 @@ class LayerCurvature:
     damping: float
 
     def precondition(self, gradients: Tensor) -> Tensor:
-        """H^-1 g for the rows of [Q, D]."""
-        along = gradients @ self.vectors  # [Q, D] @ [D, r] -> [Q, r]
-        outside = gradients - along @ self.vectors.T  # [Q, r] @ [r, D] -> [Q, D]
-        return outside / self.damping + (along / (self.values + self.damping)) @ self.vectors.T
+        """H^-1 g for the rows of [Q, D]; float64 inside, where g - V V^T g cancels, float32 out."""
+        g, v = gradients.double(), self.vectors.double()
+        along = g @ v  # [Q, D] @ [D, r] -> [Q, r]
+        outside = g - along @ v.T  # [Q, r] @ [r, D] -> [Q, D]
+        return (outside / self.damping + (along / (self.values + self.damping)) @ v.T).float()
 
     def quadratic(self, gradients: Tensor) -> Tensor:
-        """g^T H^-1 g [Q] for the rows of [Q, D]."""
-        along = (gradients @ self.vectors).square()  # [Q, r]
-        outside = (gradients.square().sum(1) - along.sum(1)).clamp_min(0)
-        return outside / self.damping + (along / (self.values + self.damping)).sum(1)
+        """g^T H^-1 g [Q] for the rows of [Q, D]; the part outside V by its residual, which does not cancel."""
+        along = gradients @ self.vectors  # [Q, D] @ [D, r] -> [Q, r]
+        outside = (gradients - along @ self.vectors.T).square().sum(1)
+        return outside / self.damping + (along.square() / (self.values + self.damping)).sum(1)
 
 
 @dataclass(frozen=True)
@@ -116,54 +119,49 @@ def _fit_layer(stream: _Stream, examples: int, options: CurvatureOptions, number
     limit = min(size, examples)
     rank = min(options.curvature_rank, limit)
     computed = min(rank + OVERSAMPLING, limit)  # the paper's damping averages over the oversampled directions too
-    if rank == 0 or trace == 0:
+    if trace == 0 or (rank == 0 and options.damping_rule != "paper"):
         vectors, values = torch.zeros(size, 0), torch.zeros(0)
-    elif limit > EXACT_SIDE and 2 * computed < limit:
+    elif limit > GRAM_SIDE and 4 * computed < limit:
         vectors, values = _randomized(stream, computed, options.seed + number)
     elif size <= examples:
-        vectors, values = _primal(stream, computed)
+        vectors, values = _primal(stream, computed, options.seed + number)
     else:
-        vectors, values = _dual(stream, examples, computed)
-    damping = _damping(options, trace, examples, size, values)
+        vectors, values = _dual(stream, examples, computed, options.seed + number)
+    damping = _damping(options, trace, examples, size, float(values.double().sum()) / computed)
     return LayerCurvature(vectors[:, :rank].contiguous(), values[:rank].contiguous(), damping)
 
 
-def _damping(options: CurvatureOptions, trace: float, examples: int, size: int, values: Tensor) -> float:
+def _damping(options: CurvatureOptions, trace: float, examples: int, size: int, mean_value: float) -> float:
     """Lambda of a layer; a layer without any gradient gets the multiplier, so that its scores are zero and not NaN."""
     scale = {
         "mean_norm": trace / examples,
         "trace": trace / size,
-        "paper": float(values.double().mean()) if len(values) else trace / examples,
+        "paper": mean_value,
         "absolute": 1.0,
     }[options.damping_rule]
     return options.damping * (scale or 1.0)
 
 
-def _primal(stream: _Stream, count: int) -> tuple[Tensor, Tensor]:
+def _primal(stream: _Stream, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Eigenvectors of G^T G [D, D], one pass."""
     gram = torch.zeros(stream.layer.size, stream.layer.size, dtype=torch.float64, device=stream.device)
     for block in stream.dense():
-        gram += block.T.double() @ block.double()  # [D, n] @ [n, D] -> [D, D]
-    values, vectors = torch.linalg.eigh(gram)
-    return vectors.flip(1)[:, :count].float(), values.flip(0)[:count].clamp_min(0).float()
+        gram += block.T @ block  # [D, n] @ [n, D] -> [D, D], summed over blocks in float64
+    vectors, values = top_eigenvectors(gram, count, seed)
+    return vectors.float(), values.float()
 
 
-def _dual(stream: _Stream, examples: int, count: int) -> tuple[Tensor, Tensor]:
-    """Eigenvectors of K = G G^T [N, N] from factor inner products, then V = G^T W / S; never an [N, D] matrix."""
-    blocks = [(b.start, b.left.to(stream.device).double(), b.right.to(stream.device).double()) for b in stream.blocks()]
+def _dual(stream: _Stream, examples: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Eigenvectors of K = G G^T [N, N] from factor inner products, then V = G^T W / S in one pass."""
     kernel = torch.zeros(examples, examples, dtype=torch.float64, device=stream.device)
+    blocks = [(b.start, b.left.to(stream.device).double(), b.right.to(stream.device).double()) for b in stream.blocks()]
     for start, left, right in blocks:
         for other, left2, right2 in blocks:
-            if other < start:
-                continue
-            # <U V^T, U' V'^T> = sum over all c x c terms of (U^T U') (V^T V')
-            part = (torch.einsum("iac,jae->ijce", left, left2) * torch.einsum("ibc,jbe->ijce", right, right2)).sum(
-                (2, 3)
-            )
-            kernel[start : start + len(left), other : other + len(left2)] = part
-            kernel[other : other + len(left2), start : start + len(left)] = part.T
-    values, weights = torch.linalg.eigh(kernel)
-    values, weights = values.flip(0)[:count], weights.flip(1)[:, :count]
+            if other >= start:
+                part = _inner_products(left, right, left2, right2)
+                kernel[start : start + len(left), other : other + len(left2)] = part
+                kernel[other : other + len(left2), start : start + len(left)] = part.T
+    weights, values = top_eigenvectors(kernel, count, seed)
     kept = values > values[0] * examples * torch.finfo(torch.float64).eps
     values, weights = values[kept], weights[:, kept] / values[kept].sqrt()  # [N, r]
     vectors = torch.zeros(stream.layer.size, len(values), dtype=torch.float64, device=stream.device)
@@ -172,6 +170,33 @@ def _dual(stream: _Stream, examples: int, count: int) -> tuple[Tensor, Tensor]:
         vectors += block.T.double() @ weights[row : row + len(block)]  # [D, n] @ [n, r] -> [D, r]
         row += len(block)
     return vectors.float(), values.float()
+
+
+def _inner_products(left: Tensor, right: Tensor, left2: Tensor, right2: Tensor) -> Tensor:
+    """<U V^T, U' V'^T> [n, m] = sum over all c x c terms of (U^T U') (V^T V')."""
+    total = torch.zeros(len(left), len(left2), dtype=left.dtype, device=left.device)
+    for i in range(left.shape[2]):
+        for j in range(left2.shape[2]):
+            total += (left[:, :, i] @ left2[:, :, j].T) * (right[:, :, i] @ right2[:, :, j].T)
+    return total
+
+
+def top_eigenvectors(gram: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """(vectors [n, count], values [count], largest first) of a positive semidefinite float64 matrix [n, n].
+
+    All of them where that is most of the work anyway; by subspace iteration where few are wanted of a large matrix.
+    """
+    size = len(gram)
+    if size <= EXACT_SIDE or 4 * count >= size:
+        values, vectors = torch.linalg.eigh(gram)
+        return vectors.flip(1)[:, :count], values.flip(0)[:count].clamp_min(0)
+    single = gram.float()
+    basis = torch.randn(size, count, generator=torch.Generator().manual_seed(seed)).to(gram.device)
+    for _ in range(1 + POWER_ITERATIONS):
+        basis = torch.linalg.qr(single @ basis)[0]
+    small = (basis.T @ (single @ basis)).double()
+    values, weights = torch.linalg.eigh((small + small.T) / 2)
+    return basis.double() @ weights.flip(1), values.flip(0).clamp_min(0)
 
 
 def _randomized(stream: _Stream, count: int, seed: int) -> tuple[Tensor, Tensor]:

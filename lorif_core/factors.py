@@ -15,18 +15,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lorif_core.layers import LayerGradient, dense
-from lorif_core.projections import random_signs
+from lorif_core.contraction import LayerGradient, dense
+from lorif_core.projections import random_normal
 
 Factors = tuple[Tensor, Tensor]
 """(left [B, d1, c], right [B, d2, c]), float32."""
+ITERATIONS = 16
+"""Of the block iteration for c > 1; c = 1 takes 8 (papers/lorif.md 3.3)."""
 DEPENDENT = 1e-5
 """A column whose part outside the earlier ones is smaller than this share of it is rounding noise in float32."""
-
-
-def iterations(rank: int) -> int:
-    """Power iterations: 8 for c = 1, 16 above (papers/lorif.md 3.3)."""
-    return 8 if rank == 1 else 16
 
 
 def factorise(gradients: dict[str, LayerGradient], ranks: dict[str, int], seed: int) -> dict[str, Factors]:
@@ -48,7 +45,7 @@ def factorise(gradients: dict[str, LayerGradient], ranks: dict[str, int], seed: 
                 found[name] = (x.mT, dy.mT)  # [B, d1, 1], [B, d2, 1]
                 continue
             if positions < smallest and rank < smallest:
-                found[name] = _iterate(_implicit(x, dy), dy, rank, seed)
+                found[name] = _dominant_pair(x, dy, seed) if rank == 1 else _iterate(_implicit(x, dy), dy, rank, seed)
                 continue
         matrix = dense(gradient)
         if rank == min(matrix.shape[1:]):
@@ -57,10 +54,55 @@ def factorise(gradients: dict[str, LayerGradient], ranks: dict[str, int], seed: 
             waiting.setdefault((matrix.shape[1], matrix.shape[2], rank), {})[name] = matrix
     for (_, _, rank), group in waiting.items():
         stacked = torch.cat(list(group.values()))  # [B x layers, d1, d2]
-        left, right = _iterate(_explicit(stacked), stacked, rank, seed)
+        left, right = _dominant(stacked, seed) if rank == 1 else _iterate(_explicit(stacked), stacked, rank, seed)
         size = len(stacked) // len(group)
         found |= {name: (u, v) for name, u, v in zip(group, left.split(size), right.split(size), strict=True)}
     return {name: found[name] for name in gradients}
+
+
+def _dominant(matrix: Tensor, seed: int) -> Factors:
+    """C = 1: the 8 iterations as one product with (G G^T)^8 (or (G^T G)^8), three squarings of the smaller Gram."""
+    start = _start(matrix, 1, seed)
+    if matrix.shape[1] <= matrix.shape[2]:
+        left = _eighth_power(matrix @ matrix.mT) @ (matrix @ start)  # [B, d1, d1] @ [B, d1, 1]
+        right = unit(matrix.mT @ unit(left))
+    else:
+        right = unit(_eighth_power(matrix.mT @ matrix) @ start.expand(len(matrix), -1, -1))  # [B, d2, d2] @ [B, d2, 1]
+    return matrix @ right, right
+
+
+def _dominant_pair(x: Tensor, dy: Tensor, seed: int) -> Factors:
+    """The same for G = X^T dY without forming it, through the T x T matrix (dY dY^T)(X X^T)."""
+    power = _eighth_power((dy @ dy.mT) @ (x @ x.mT))  # [B, T, T]
+    left = x.mT @ (power @ (dy @ _start(dy, 1, seed)))  # [B, d1, T] @ [B, T, 1]
+    right = unit(dy.mT @ (x @ unit(left)))
+    return x.mT @ (dy @ right), right
+
+
+def _eighth_power(square: Tensor) -> Tensor:
+    """A multiple of M^8, scaled at every step so that nothing overflows or vanishes."""
+    for _ in range(3):
+        square = _scaled(square)
+        square = square @ square
+    return _scaled(square)
+
+
+def _scaled(square: Tensor) -> Tensor:
+    return square.div(square.abs().amax((1, 2), keepdim=True).clamp_min(torch.finfo(square.dtype).tiny))
+
+
+def unit(vector: Tensor) -> Tensor:
+    """Vectors [B, n, 1] of length one; zero stays zero."""
+    vector = _scaled(vector)
+    return vector.div(vector.norm(dim=1, keepdim=True).clamp_min(torch.finfo(vector.dtype).tiny))
+
+
+def _start(like: Tensor, rank: int, seed: int) -> Tensor:
+    """The start [1, d2, c] of every example's iteration, for a `like` [..., d2].
+
+    Normal, not signs: a softmax head's gradients sum to zero over the classes, and a constant column would see nothing.
+    """
+    return random_normal("factors", like.shape[-1], rank, seed).to(like.device).unsqueeze(0)
 
 
 Multiply = Callable[[Tensor], Tensor]
@@ -78,8 +120,8 @@ def _implicit(x: Tensor, dy: Tensor) -> tuple[Multiply, Multiply]:
 def _iterate(products: tuple[Multiply, Multiply], like: Tensor, rank: int, seed: int) -> Factors:
     """Block power iteration from one start for all examples; `like` [..., d2] gives width and device."""
     forward, backward = products
-    right = orthonormal(random_signs("factors", like.shape[-1], rank, seed).to(like.device).unsqueeze(0))
-    for _ in range(iterations(rank)):
+    right = orthonormal(_start(like, rank, seed))
+    for _ in range(ITERATIONS):
         left = orthonormal(forward(right))  # [B, d1, d2] @ [B, d2, c] -> [B, d1, c]
         right = orthonormal(backward(left))  # [B, d2, d1] @ [B, d1, c] -> [B, d2, c]
     return forward(right), right

@@ -4,9 +4,7 @@ Axes: B examples, T positions (tokens, pixels; 1 for vectors), a = input side (a
 d1 <= a and d2 <= b the projected sides.
 
 The weight gradient of one example is a matrix [a, b], rows = inputs, columns = outputs, the bias its last row:
-`G = X^T dY` for Linear, Conv2d and Embedding, elementwise sums for scales. A rule keeps the *projected* input at the
-forward pass (`keep`) and turns it with the output's gradient into either the pair (X P_in, dY P_out) or the projected
-matrix itself. Rules are registered by module type; adding a layer type is adding a rule here.
+`G = X^T dY` for Linear, Conv2d and Embedding, elementwise sums for scales. Adding a layer type is adding a rule here.
 """
 
 from __future__ import annotations
@@ -20,114 +18,129 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Sides = tuple[Tensor | None, Tensor | None]
-"""(P_in [a, d1], P_out [b, d2]), None = identity."""
-Pair = tuple[Tensor, Tensor]
-"""(X P_in [B, T, d1], dY P_out [B, T, d2]); their product over T is the projected gradient."""
-LayerGradient = Pair | Tensor
-"""A pair, or the projected gradient [B, d1, d2] itself."""
-
 
 class Rule(ABC):
-    """How one kind of layer's per-example weight gradient is made of its input and output gradient."""
+    """How one kind of layer's per-example weight gradient is made of its input and output gradient.
 
-    paired = True
-    """The gradient is X^T dY of tensors this rule can hand out (else it is only known as a whole matrix)."""
+    A paired rule gives X and dY with G = X^T dY; an unpaired one (groups, scales) only the whole matrix G.
+    """
 
     @abstractmethod
     def sides(self, module: Any) -> tuple[int, int]:
         """(a, b): rows (inputs and the bias) and columns (outputs) of the gradient matrix."""
 
-    @abstractmethod
-    def keep(self, module: Any, x: Tensor, p_in: Tensor | None) -> Tensor:
-        """What the backward pass needs of the layer's input: X P_in [B, T, d1] for a paired rule."""
+
+class PairedRule(Rule):
+    """G = X^T dY."""
+
+    plain = False
+    """X is the layer's own input [B, ..., in] (and a one for the bias), so it may be kept as it is."""
 
     @abstractmethod
-    def gradient(self, module: Any, kept: Tensor, dy: Tensor, sides: Sides) -> LayerGradient:
-        """The projected per-example gradient from `keep`'s result and the output's gradient."""
+    def inputs(self, module: Any, x: Tensor, p_in: Tensor | None) -> Tensor:
+        """X P_in [B, T, d1], a tensor of its own."""
+
+    @abstractmethod
+    def outputs(self, module: Any, dy: Tensor) -> Tensor:
+        """The output's gradient as dY [B, T, b]."""
 
     def input_moment(self, module: Any, x: Tensor) -> Tensor:
         """Uncentred second moment of the inputs, summed over examples and positions: [a, a], or its diagonal [a]."""
-        kept = self.keep(module, x, None).flatten(0, 1)  # [B T, a]
-        return kept.T @ kept  # [a, BT] @ [BT, a] -> [a, a]
+        rows = self.inputs(module, x, None).flatten(0, 1)  # [B T, a]
+        return rows.T @ rows  # [a, BT] @ [BT, a] -> [a, a]
 
 
-class LinearRule(Rule):
+class WholeRule(Rule):
+    """G only as a whole."""
+
+    @abstractmethod
+    def keep(self, module: Any, x: Tensor) -> Tensor:
+        """What the backward pass needs of the layer's input."""
+
+    @abstractmethod
+    def matrix(self, module: Any, kept: Tensor, dy: Tensor) -> Tensor:
+        """G [B, a, b] from `keep`'s result and the output's gradient."""
+
+
+class LinearRule(PairedRule):
     """`nn.Linear` and Hugging Face's `Conv1D`: X [B, ..., in] with a column of ones for the bias."""
+
+    plain = True
 
     def sides(self, module: Any) -> tuple[int, int]:
         """(in + bias, out)."""
         rows, columns = module.weight.shape if _is_hf_conv1d(module) else module.weight.shape[::-1]
         return rows + (module.bias is not None), columns
 
-    def keep(self, module: Any, x: Tensor, p_in: Tensor | None) -> Tensor:
+    def inputs(self, module: Any, x: Tensor, p_in: Tensor | None) -> Tensor:
         """X P_in [B, T, d1], the bias row of P_in added to each position."""
         return _project_inputs(_positions(x.float()), module.bias is not None, p_in)
 
-    def gradient(self, module: Any, kept: Tensor, dy: Tensor, sides: Sides) -> LayerGradient:
-        """(X P_in, dY P_out)."""
-        return kept, project(_positions(dy.float()), sides[1])
+    def outputs(self, module: Any, dy: Tensor) -> Tensor:
+        """DY [B, T, out]."""
+        return _positions(dy.float())
 
 
-class Conv2dRule(Rule):
+class Conv2dRule(PairedRule):
     """`nn.Conv2d` with groups = 1: X = the unfolded patches [B, L, in kh kw]."""
 
     def sides(self, module: Any) -> tuple[int, int]:
         """(in kh kw + bias, out)."""
         return module.weight[0].numel() + (module.bias is not None), module.out_channels
 
-    def keep(self, module: Any, x: Tensor, p_in: Tensor | None) -> Tensor:
+    def inputs(self, module: Any, x: Tensor, p_in: Tensor | None) -> Tensor:
         """Patches times P_in [B, L, d1]; with a projection this is itself a convolution, so nothing is unfolded."""
         x = _pad(module, x.float())
         if p_in is None:
             return _project_inputs(_patches(module, x), module.bias is not None, None)
         weights = p_in[: module.weight[0].numel()].T.reshape(-1, *module.weight.shape[1:])  # [d1, in, kh, kw]
-        projected = functional.conv2d(x, weights, None, module.stride, 0, module.dilation).flatten(2).mT  # [B, L, d1]
-        return projected + p_in[-1] if module.bias is not None else projected
+        projected: Tensor = (
+            functional.conv2d(x, weights, None, module.stride, 0, module.dilation).flatten(2).mT
+        )  # [B, L, d1]
+        if module.bias is not None:
+            projected += p_in[-1]  # [B, L, d1]
+        return projected
 
-    def gradient(self, module: Any, kept: Tensor, dy: Tensor, sides: Sides) -> LayerGradient:
-        """(patches P_in, dY P_out) over the L output pixels."""
-        return kept, project(dy.float().flatten(2).mT, sides[1])
+    def outputs(self, module: Any, dy: Tensor) -> Tensor:
+        """DY [B, L, out] over the L output pixels."""
+        return _channels_last(dy.float())
 
 
-class GroupedConv2dRule(Rule):
+class GroupedConv2dRule(WholeRule):
     """`nn.Conv2d` with groups: column o of the matrix sees only its own group's in / groups channels."""
-
-    paired = False
 
     def sides(self, module: Any) -> tuple[int, int]:
         """(in / groups kh kw + bias, out)."""
         return module.weight[0].numel() + (module.bias is not None), module.out_channels
 
-    def keep(self, module: Any, x: Tensor, p_in: Tensor | None) -> Tensor:
-        """The unprojected patches of each group [B, groups, L, a]; a is small where there are groups."""
+    def keep(self, module: Any, x: Tensor) -> Tensor:
+        """The patches of each group [B, groups, L, a]."""
         x = _pad(module, x.float())
         patches = _patches(module, x).unflatten(2, (module.groups, -1)).transpose(1, 2)  # [B, groups, L, in/g kh kw]
         return functional.pad(patches, (0, 1), value=1.0) if module.bias is not None else patches
 
-    def gradient(self, module: Any, kept: Tensor, dy: Tensor, sides: Sides) -> LayerGradient:
-        """[B, d1, d2] from one product a group."""
+    def matrix(self, module: Any, kept: Tensor, dy: Tensor) -> Tensor:
+        """One product a group."""
         grouped = dy.float().flatten(2).unflatten(1, (module.groups, -1)).mT  # [B, groups, L, out/g]
-        whole = (kept.mT @ grouped).transpose(1, 2).flatten(2)  # [B, groups, a, out/g] -> [B, a, out]
-        return project_both(whole, sides)
+        return (kept.mT @ grouped).transpose(1, 2).flatten(2)  # [B, groups, a, out/g] -> [B, a, out]
 
 
-class EmbeddingRule(Rule):
+class EmbeddingRule(PairedRule):
     """`nn.Embedding`: X = one-hot ids, so X P_in is a row lookup in P_in."""
 
     def sides(self, module: Any) -> tuple[int, int]:
         """(vocabulary, dim); there is no bias."""
         return module.num_embeddings, module.embedding_dim
 
-    def keep(self, module: Any, x: Tensor, p_in: Tensor | None) -> Tensor:
+    def inputs(self, module: Any, x: Tensor, p_in: Tensor | None) -> Tensor:
         """Rows of P_in [B, T, d1] (one-hot rows without a projection); the padding id has none."""
         ids = x.reshape(len(x), -1)
         rows = functional.one_hot(ids, module.num_embeddings).float() if p_in is None else p_in[ids]
         return rows if module.padding_idx is None else rows * (ids != module.padding_idx).unsqueeze(-1)
 
-    def gradient(self, module: Any, kept: Tensor, dy: Tensor, sides: Sides) -> LayerGradient:
-        """(P_in rows, dY P_out)."""
-        return kept, project(dy.float().reshape(len(dy), -1, dy.shape[-1]), sides[1])
+    def outputs(self, module: Any, dy: Tensor) -> Tensor:
+        """DY [B, T, dim]; an input of one id an example has T = 1."""
+        return _positions(dy.float())
 
     def input_moment(self, module: Any, x: Tensor) -> Tensor:
         """Counts of the ids [vocabulary]: one-hot inputs have a diagonal moment."""
@@ -137,10 +150,8 @@ class EmbeddingRule(Rule):
         return counts
 
 
-class ScaleRule(Rule):
+class ScaleRule(WholeRule):
     """Elementwise scale and shift after a normalisation: row 0 = gradient of the scale, row 1 = of the shift."""
-
-    paired = False
 
     def __init__(self, normalise: Callable[[Any, Tensor], Tensor]) -> None:
         """`normalise(module, x)` gives the normalised input as [B, T, dim]."""
@@ -150,35 +161,15 @@ class ScaleRule(Rule):
         """(1, or 2 with a shift; number of scales)."""
         return 1 + (getattr(module, "bias", None) is not None), module.weight.numel()
 
-    def keep(self, module: Any, x: Tensor, p_in: Tensor | None) -> Tensor:
+    def keep(self, module: Any, x: Tensor) -> Tensor:
         """The normalised input [B, T, dim]."""
         return self.normalise(module, x.float())
 
-    def gradient(self, module: Any, kept: Tensor, dy: Tensor, sides: Sides) -> LayerGradient:
-        """[B, d1, d2] from the sums over positions of x_hat * dY and dY."""
+    def matrix(self, module: Any, kept: Tensor, dy: Tensor) -> Tensor:
+        """[B, 1 or 2, dim] from the sums over positions of x_hat * dY and dY."""
         dy = _channels_last(dy.float()) if isinstance(module, nn.BatchNorm2d) else dy.float().reshape(kept.shape)
         rows = [(kept * dy).sum(1)] + ([dy.sum(1)] if getattr(module, "bias", None) is not None else [])
-        return project_both(torch.stack(rows, 1), sides)
-
-
-def project(x: Tensor, matrix: Tensor | None) -> Tensor:
-    """X P: [..., n] -> [..., d]; X itself where the projection is the identity."""
-    return x if matrix is None else x @ matrix
-
-
-def project_both(gradient: Tensor, sides: Sides) -> Tensor:
-    """P_in^T G P_out: [B, a, b] -> [B, d1, d2] (papers/lorif eq. 4)."""
-    p_in, p_out = sides
-    gradient = gradient if p_in is None else p_in.T @ gradient  # [d1, a] @ [B, a, b] -> [B, d1, b]
-    return project(gradient, p_out)  # [B, d1, b] @ [b, d2] -> [B, d1, d2]
-
-
-def dense(gradient: LayerGradient) -> Tensor:
-    """The projected gradient [B, d1, d2] of a pair or a whole matrix."""
-    if isinstance(gradient, Tensor):
-        return gradient
-    x, dy = gradient
-    return x.mT @ dy  # [B, d1, T] @ [B, T, d2] -> [B, d1, d2]
+        return torch.stack(rows, 1)
 
 
 def _positions(x: Tensor) -> Tensor:
@@ -240,11 +231,11 @@ _LAYER_NORM, _RMS_NORM, _BATCH_NORM = ScaleRule(_layer_norm), ScaleRule(_rms_nor
 SUPPORTED = "Linear, Conv1D (Hugging Face), Conv2d, Embedding, LayerNorm, RMSNorm, BatchNorm2d"
 
 
-def rule_of(module: nn.Module) -> Rule | None:
+def rule_of(module: nn.Module) -> PairedRule | WholeRule | None:
     """The rule of a module's type, None where its gradient is not known here."""
     weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor):
-        return None
+    if not isinstance(weight, nn.Parameter):
+        return None  # none, or computed from other parameters (weight normalisation and the like)
     if isinstance(module, nn.Linear) or _is_hf_conv1d(module):
         return _LINEAR
     if isinstance(module, nn.Conv2d):
@@ -267,6 +258,6 @@ class Layer:
 
     name: str
     module: nn.Module
-    rule: Rule
+    rule: PairedRule | WholeRule
     rows: int
     columns: int

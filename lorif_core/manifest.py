@@ -11,14 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from lorif_core.atomic import json_digest, write_bytes
+from lorif_core.errors import StoreError
 
 FORMAT = "lorif-factors"
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
-
-
-class StoreError(ValueError):
-    """An index is missing, damaged, of another model, of other data, or made with other options."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,10 @@ class Manifest:
     left_out: dict[str, str]
     coverage: float
     projection: str
-    positions: int
+    shared: dict[str, int] = field(default_factory=dict)
+    """Layers that run once for a whole batch -> axes of their input (`probe.Probe.shared`)."""
+    modified: list[str] = field(default_factory=list)
+    """Layers whose input the model changes in place after they read it."""
     shards: list[ShardEntry] = field(default_factory=list)
     complete: bool = False
     files: dict[str, str] = field(default_factory=dict)

@@ -180,10 +180,22 @@ def batch_rows(batch: Batch) -> int:
     return next(iter(sizes.values()))
 
 
+def select_rows(batch: Batch, rows: list[int]) -> Batch:
+    """The given examples of a batch, in that order; what is not a tensor is kept."""
+    if isinstance(batch, Tensor):
+        return batch[rows]
+    if isinstance(batch, Mapping):
+        return {key: select_rows(value, rows) for key, value in batch.items()}
+    if isinstance(batch, tuple | list):
+        return type(batch)(select_rows(value, rows) for value in batch)
+    return batch
+
+
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch with every tensor on `device`."""
     if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
+        # a caller's inference mode makes tensors that no graph may hold
+        return (batch.clone() if batch.is_inference() else batch).to(device, non_blocking=True)
     if isinstance(batch, Mapping):
         return {key: to_device(value, device) for key, value in batch.items()}
     if isinstance(batch, tuple | list):

@@ -20,13 +20,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lorif_core.capture import Loss, tapped
-from lorif_core.layers import Layer, Sides
-from lorif_core.objectives import batch_rows, to_device
+from lorif_core.capture import Loss, Shared, tapped
+from lorif_core.contraction import Sides
+from lorif_core.layers import Layer, WholeRule
+from lorif_core.loaders import examples_of
+from lorif_core.objectives import batch_rows, select_rows, to_device
 
 WHOLE_SIDE = 16
 """A side this small is kept whole: projecting it saves a few numbers and loses most of the layer (classes, scale rows)."""
-PCA_POSITIONS = 20_000
+PCA_POSITIONS = 10_000
 """Positions (examples x tokens) a pca projection is estimated from; more changes little and costs a pass."""
 
 
@@ -86,12 +88,22 @@ def rademacher(layers: Sequence[Layer], factor: int, seed: int) -> Projections:
 
 
 def random_signs(name: str, rows: int, columns: int, seed: int) -> Tensor:
-    """Signs [rows, columns], float32, from the raw bits of Philox keyed by (name, seed): portable and version-proof."""
-    key = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:16], "little")
+    """Signs [rows, columns], float32, the same for one (name, seed) on every machine."""
     count = rows * columns
-    words = np.random.Philox(key=key).random_raw(-(-count // 64)).astype("<u8")
-    bits = np.unpackbits(words.view(np.uint8), count=count, bitorder="little")
+    bits = np.unpackbits(_random_words(name, -(-count // 64), seed).view(np.uint8), count=count, bitorder="little")
     return torch.from_numpy(bits.astype(np.float32).reshape(rows, columns)) * 2 - 1
+
+
+def random_normal(name: str, rows: int, columns: int, seed: int) -> Tensor:
+    """Standard normals [rows, columns], float32, the same for one (name, seed) on every machine."""
+    uniform = (torch.from_numpy(_random_words(name, rows * columns, seed) >> np.uint64(12)).double() + 0.5) / 2**52
+    return (torch.erfinv(2 * uniform - 1) * 2**0.5).float().reshape(rows, columns)
+
+
+def _random_words(name: str, count: int, seed: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+    """Raw 64-bit words of Philox keyed by (seed, name): unlike numpy's distributions, fixed across its versions."""
+    key = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:16], "little")
+    return np.random.Philox(key=key).random_raw(count).astype("<u8")
 
 
 def pca(
@@ -99,36 +111,41 @@ def pca(
     layers: Sequence[Layer],
     loss: Loss,
     loader: Iterable[Any],
+    *,
     factor: int,
     positions_per_example: int,
+    shared: Shared,
     device: torch.device,
-    progress: Callable[[int, int | None], None],
+    progress: Callable[[int], None],
 ) -> Projections:
-    """Top eigenvectors of the second moments of inputs and output gradients, one pass over evenly spaced batches.
+    """Top eigenvectors of the second moments of inputs and output gradients, one pass over evenly spaced examples.
 
     Args:
         model: the model, already frozen.
         layers: the layers to project.
         loss: per-example loss [B].
-        loader: batches of training examples; read evenly spaced so that sorted data is covered.
+        loader: batches of training examples, of which evenly spaced ones are used.
         factor: f of `projected_size`.
         positions_per_example: the fewest positions one example gives any layer, to know when the sample is large enough.
+        shared: layers that run once for a whole batch.
         device: where the model is.
-        progress: told (batches used, batches to use).
+        progress: told the examples used so far.
 
     Raises:
         ValueError: a second moment is not finite.
     """
     moments = _Moments()
-    with tapped(model, layers, moments.on_input, moments.on_gradient) as tape:
-        examples = 0
-        every = _sampling_step(loader, positions_per_example)
-        for number, batch in enumerate(loader):
-            if number % every:
-                continue
-            tape(loss, to_device(batch, device))
-            examples += batch_rows(batch)
-            progress(examples, None)
+    step = _sampling_step(loader, positions_per_example)
+    row = used = 0
+    with tapped(model, layers, moments.on_input, moments.on_gradient, shared) as tape:
+        for batch in loader:
+            size = batch_rows(batch)
+            chosen = [i for i in range(size) if (row + i) % step == 0]
+            row += size
+            if chosen:
+                tape(loss, to_device(batch if len(chosen) == size else select_rows(batch, chosen), device))
+                used += len(chosen)
+                progress(used)
     bad = sorted(name for name, m in moments.sums.items() if not torch.isfinite(m).all())
     if bad:
         raise ValueError(
@@ -148,10 +165,10 @@ def top_eigenvectors(moment: Tensor, d: int) -> Tensor:
     """Eigenvectors [n, d] of the d largest eigenvalues of [n, n] (or of a diagonal [n]), largest first, fixed signs."""
     if moment.ndim == 1:
         chosen = moment.argsort(descending=True, stable=True)[:d]
-        return torch.nn.functional.one_hot(chosen, len(moment)).T.to(torch.float32)
-    vectors = torch.linalg.eigh(moment)[1].flip(1)[:, :d]
+        return torch.nn.functional.one_hot(chosen, len(moment)).T.to(torch.float32).contiguous()
+    vectors = torch.linalg.eigh(moment if len(moment) <= 512 else moment.float())[1].flip(1)[:, :d]
     largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
-    signed: Tensor = (vectors * largest.sign()).to(torch.float32)
+    signed: Tensor = (vectors * largest.sign()).to(torch.float32).contiguous()
     return signed
 
 
@@ -166,35 +183,22 @@ class _Moments:
         self.sums[name] = moment.double() if previous is None else previous + moment
 
     def on_input(self, layer: Layer, x: Tensor) -> Tensor:
-        if layer.rule.paired:
-            self._add(f"in.{layer.name}", layer.rule.input_moment(layer.module, x))
-            return x[:0]  # the backward pass needs no input for dY^T dY
-        return layer.rule.keep(layer.module, x, None)
+        if isinstance(layer.rule, WholeRule):
+            return layer.rule.keep(layer.module, x)
+        self._add(f"in.{layer.name}", layer.rule.input_moment(layer.module, x))
+        return x[:0]  # the backward pass needs no input for dY^T dY
 
     def on_gradient(self, layer: Layer, kept: Tensor, dy: Tensor) -> None:
-        if layer.rule.paired:
-            columns = _columns(layer, dy.float())  # [B T, b]
+        if isinstance(layer.rule, WholeRule):
+            whole = layer.rule.matrix(layer.module, kept, dy)  # [B, a, b]
+            self._add(f"in.{layer.name}", (whole @ whole.mT).sum(0))
+            self._add(f"out.{layer.name}", (whole.mT @ whole).sum(0))
+        else:
+            columns = layer.rule.outputs(layer.module, dy).flatten(0, 1)  # [B T, b]
             self._add(f"out.{layer.name}", columns.T @ columns)
-            return
-        whole = layer.rule.gradient(layer.module, kept, dy, (None, None))
-        if not isinstance(whole, Tensor):
-            raise TypeError(f"layer {layer.name!r}: an unpaired rule must return the whole gradient")
-        self._add(f"in.{layer.name}", torch.einsum("nab,ncb->ac", whole, whole))
-        self._add(f"out.{layer.name}", torch.einsum("nab,nac->bc", whole, whole))
 
 
-def _columns(layer: Layer, dy: Tensor) -> Tensor:
-    """The output gradient as [B T, b]: channels are the second axis of a convolution, the last of everything else."""
-    return (
-        dy.flatten(2).mT.reshape(-1, layer.columns)
-        if isinstance(layer.module, nn.Conv2d)
-        else dy.reshape(-1, layer.columns)
-    )
-
-
-def _sampling_step(loader: Any, positions_per_example: int) -> int:
-    """Read every how-manieth batch, so that about `PCA_POSITIONS` positions are used and the whole data is spanned."""
-    batches = len(loader) if hasattr(loader, "__len__") else 0
-    batch_size = getattr(loader, "batch_size", None) or 1
-    wanted = -(-PCA_POSITIONS // (positions_per_example * batch_size))
-    return max(1, batches // wanted) if batches else 1
+def _sampling_step(loader: Iterable[Any], positions_per_example: int) -> int:
+    """Use every how-manieth example: about `PCA_POSITIONS` positions, spanning the data, whatever the batch size."""
+    examples, wanted = examples_of(loader), -(-PCA_POSITIONS // positions_per_example)
+    return max(1, examples // wanted) if examples else 1

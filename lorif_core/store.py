@@ -25,8 +25,9 @@ from torch import Tensor, nn
 
 from lorif_core.atomic import file_digest, write_tensors
 from lorif_core.digests import ExampleDigest, model_fingerprint
+from lorif_core.errors import StoreError
 from lorif_core.factors import Factors
-from lorif_core.manifest import Manifest, ShardEntry, StoreError, read_manifest
+from lorif_core.manifest import Manifest, ShardEntry, read_manifest
 from lorif_core.objectives import Batch, batch_rows
 
 SHARD_BYTES = 64 * 2**20

@@ -9,7 +9,8 @@ score(q, i) = sum over layers g_q^T H^-1 g_i with the query's gradient whole.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -21,12 +22,13 @@ from torch import Tensor, nn
 from lorif_core.atomic import file_digest, single_writer, write_tensors
 from lorif_core.attributors.base import Attributor
 from lorif_core.capture import frozen
+from lorif_core.contraction import dense
 from lorif_core.curvature import LayerCurvature, fit_curvature
 from lorif_core.digests import model_fingerprint
-from lorif_core.index import BatchGradients, Progress, build, covered, device_of, load_projections
-from lorif_core.layers import dense
-from lorif_core.manifest import StoreError
-from lorif_core.objectives import BUILT_IN, Batch, Objective, to_device
+from lorif_core.errors import StoreError
+from lorif_core.gradients import device_of, read_plan
+from lorif_core.index import Build, Progress
+from lorif_core.objectives import BUILT_IN, Batch, Objective
 from lorif_core.options import CurvatureOptions, DampingRule, IndexOptions, Projection, checked, layer_patterns
 from lorif_core.scoring import Queries, TopK, all_scores, self_influence, top_k
 from lorif_core.store import FactorStore, Ids
@@ -130,7 +132,7 @@ class LoRIF(Attributor):
             ValueError: the loader shuffles, a layer cannot be attributed, a gradient is not finite.
         """
         folder = Path(path)
-        build(self.model, self.objective, self.options, loader, folder, ids, self._progress)
+        Build(self.model, self.objective, self.options, loader, folder, ids, self._progress).run()
         self._store, self._curvature = FactorStore.open(folder), None
         self._curvature = self._fit_curvature()
         return self
@@ -181,10 +183,8 @@ class LoRIF(Attributor):
             StoreError: there is no index.
             ValueError: a query's gradient is not finite.
         """
-        tables = [
-            all_scores(self.store, queries, self.device, lambda done: self._progress("score", done, len(self.store)))
-            for queries in self._queries(loader)
-        ]
+        with closing(self._queries(loader)) as batches:
+            tables = [all_scores(self.store, queries, self.device, self._rows("score")) for queries in batches]
         return torch.cat(tables) if tables else torch.empty(0, len(self.store))
 
     def top_k(self, loader: Iterable[Batch], k: int, *, largest: bool = True) -> TopK:
@@ -204,17 +204,8 @@ class LoRIF(Attributor):
         """
         if k < 1:
             raise ValueError(f"k: expected an integer >= 1, got {k}")
-        found = [
-            top_k(
-                self.store,
-                queries,
-                k,
-                largest,
-                self.device,
-                lambda done: self._progress("top_k", done, len(self.store)),
-            )
-            for queries in self._queries(loader)
-        ]
+        with closing(self._queries(loader)) as batches:
+            found = [top_k(self.store, queries, k, largest, self.device, self._rows("top_k")) for queries in batches]
         if not found:
             return TopK(torch.empty(0, 0, dtype=torch.int64), torch.empty(0, 0))
         return TopK(torch.cat([x.indices for x in found]), torch.cat([x.scores for x in found]))
@@ -240,18 +231,18 @@ class LoRIF(Attributor):
             self._curvature = self._fit_curvature()
         return self._curvature
 
-    def gradients(self, loader: Iterable[Batch]) -> Iterator[dict[str, Tensor]]:
+    def gradients(self, loader: Iterable[Batch]) -> Generator[dict[str, Tensor]]:
         """Projected gradients of the measure, whole: per layer [B, d1, d2] float32, batch by batch.
+
+        The model is frozen until the generator ends or is closed.
 
         Raises:
             ValueError: a gradient is not finite.
         """
-        manifest = self.store.manifest
-        layers = covered(self.model, manifest).layers
-        projections = load_projections(self.store.path, manifest, layers).to(self.device)
-        with frozen(self.model), BatchGradients(self.model, layers, projections) as gradients:
+        plan = read_plan(self.store.path, self.store.manifest, self.model)
+        with frozen(self.model), plan.open(self.model) as gradients:
             for batch in loader:
-                _, found = gradients(self.objective.measure, to_device(batch, self.device))
+                _, found = gradients(self.objective.measure, batch)
                 whole = {name: dense(gradient) for name, gradient in found.items()}
                 bad = [name for name, gradient in whole.items() if not bool(torch.isfinite(gradient).all())]
                 if bad:
@@ -260,19 +251,26 @@ class LoRIF(Attributor):
                     )
                 yield whole
 
-    def _queries(self, loader: Iterable[Batch]) -> Iterator[Queries]:
+    def _queries(self, loader: Iterable[Batch]) -> Generator[Queries]:
         """Preconditioned queries, as many at once as `QUERY_NUMBERS` allows."""
         numbers = sum(layer.size for layer in self.store.manifest.layers)
         most = max(1, QUERY_NUMBERS // numbers)
         waiting: list[Queries] = []
-        for whole in self.gradients(loader):
-            waiting.append({name: self._precondition(name, gradient) for name, gradient in whole.items()})
-            while sum(len(next(iter(queries.values()))) for queries in waiting) >= most:
-                joined = _join(waiting)
-                yield {name: queries[:most] for name, queries in joined.items()}
-                waiting = [{name: queries[most:] for name, queries in joined.items()}]
-        if waiting and len(next(iter(waiting[0].values()))) + len(waiting) > 1:
+        count = 0
+        with closing(self.gradients(loader)) as batches:
+            for whole in batches:
+                waiting.append({name: self._precondition(name, gradient) for name, gradient in whole.items()})
+                count += len(next(iter(whole.values())))
+                while count >= most:
+                    joined = _join(waiting)
+                    yield {name: queries[:most] for name, queries in joined.items()}
+                    waiting, count = [{name: queries[most:] for name, queries in joined.items()}], count - most
+        if count:
             yield _join(waiting)
+
+    def _rows(self, stage: str) -> Callable[[int], None]:
+        """Progress over the rows of the index."""
+        return lambda done: self._progress(stage, done, len(self.store))
 
     def _precondition(self, layer: str, gradient: Tensor) -> Tensor:
         return self.curvature[layer].precondition(gradient.flatten(1)).view_as(gradient)
@@ -288,16 +286,11 @@ class LoRIF(Attributor):
         tensors = {f"vectors.{n}": c.vectors.cpu() for n, c in found.items()} | {
             f"values.{n}": c.values.cpu() for n, c in found.items()
         }
-        try:
-            with single_writer(folder):
-                sha, _ = write_tensors(folder / CURVATURE, tensors)
-                damping = {name: curvature.damping for name, curvature in found.items()}
-                manifest = manifest.with_(
-                    files={**manifest.files, CURVATURE: sha}, curvature=wanted | {"damping": damping}
-                )
-                manifest.write(folder)
-        except BlockingIOError as error:
-            raise StoreError(str(error)) from None
+        with single_writer(folder):
+            sha, _ = write_tensors(folder / CURVATURE, tensors)
+            damping = {name: curvature.damping for name, curvature in found.items()}
+            manifest = manifest.with_(files={**manifest.files, CURVATURE: sha}, curvature=wanted | {"damping": damping})
+            manifest.write(folder)
         self._store = FactorStore(folder, manifest)
         return found
 

@@ -1,4 +1,4 @@
-"""The linear datamodeling score: do summed scores predict what retraining on a subset does? (papers/lorif.md 14)
+"""The linear datamodeling score: do summed scores predict what retraining on a subset does? (papers/lorif.md 14).
 
 Axes: Q queries, N training examples, M retrainings on subsets.
 """

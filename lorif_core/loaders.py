@@ -1,0 +1,35 @@
+"""What the order of a loader can be trusted for: it is the index of the training rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sized
+
+from torch.utils.data import Sampler
+
+from lorif_core.objectives import Batch
+
+
+def check_loader(loader: Iterable[Batch]) -> None:
+    """Nothing, for a loader that gives the same rows in the same order every time it is read.
+
+    Raises:
+        ValueError: the loader shuffles, so rows of scores could not be told apart, or can be read only once.
+    """
+    if isinstance(loader, Iterator):
+        raise ValueError(
+            f"the loader is read more than once, but a {type(loader).__name__} can be read only once: "
+            "pass a DataLoader, or a list of batches"
+        )
+    sampler, batch_sampler = getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)
+    for one in (sampler, batch_sampler, getattr(batch_sampler, "sampler", None)):
+        if isinstance(one, Sampler) and ("Random" in type(one).__name__ or getattr(one, "shuffle", False)):
+            raise ValueError(
+                f"the loader's order is the index of its rows, but it shuffles ({type(one).__name__}): "
+                "pass a DataLoader with shuffle=False over the same dataset"
+            )
+
+
+def examples_of(loader: Iterable[Batch]) -> int | None:
+    """How many examples a loader will give, where it says."""
+    dataset = getattr(loader, "dataset", None)
+    return len(dataset) if isinstance(dataset, Sized) else None

@@ -1,0 +1,129 @@
+"""What a model does with a batch, seen on its first examples: which layers the loss reaches, and how they see examples.
+
+A layer's per-example gradient can be taken where the examples are the first axis of its input. That cannot be told from
+one batch (64 positions look like 64 examples), so the first example is run two and three times: an axis that grows with the
+batch is the examples'; one that does not belongs to a layer shared by the whole batch (position embeddings of [T] or
+[1, T] ids), whose output is then expanded to one copy an example; anything else mixes examples and is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from lorif_core.capture import Loss, Shared, tapped
+from lorif_core.coverage import Coverage
+from lorif_core.errors import StoreError
+from lorif_core.layers import Layer, PairedRule
+from lorif_core.objectives import Batch, batch_rows, select_rows, to_device
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What was seen of the layers that can be attributed."""
+
+    coverage: Coverage
+    positions: dict[str, int]
+    """T of each layer: positions an example has in the first batch, over all calls of the layer; 1 = vectors."""
+    shared: Shared
+    """Layers run once for the whole batch -> number of axes of their input there."""
+    modified: list[str]
+    """Layers whose input the model changes in place after they read it."""
+    single: frozenset[str]
+    """Layers called once, on one vector (or one id) an example: their gradients have rank one, whatever the batch."""
+
+
+def probe(
+    model: nn.Module, loss: Loss, coverage: Coverage, loader: Iterable[Batch], device: torch.device, strict: bool
+) -> Probe:
+    """Run the first batch of `loader` through a frozen model.
+
+    Raises:
+        StoreError: the loader is empty.
+        ValueError: the loss of an example depends on the others, or (`strict`) layers cannot be attributed.
+    """
+    batch = next(iter(loader), None)
+    if batch is None or batch_rows(batch) == 0:
+        raise StoreError("the loader gave no examples: nothing to index")
+    batch = to_device(batch, device)
+    twice, thrice = (
+        _input_shapes(model, loss, coverage.layers, select_rows(batch, rows)) for rows in ([0, 0], [0, 0, 0])
+    )
+    mixing: dict[str, str] = {}
+    shared: Shared = {}
+    for name, calls in twice.items():
+        for two, three in zip(calls, thrice[name], strict=True):
+            if two == three:
+                shared[name] = len(two)
+            elif (two[0], three[0]) != (2, 3):
+                mixing[name] = (
+                    f"its input has shape {two} for two examples, {three} for three: they must be its first axis"
+                )
+    usable = coverage.without(mixing, model, strict)
+    seen = _run(model, loss, usable.layers, batch, shared)
+    unused = {
+        layer.name: "it runs under no_grad"
+        if layer.name in seen.no_grad
+        else "it is never called, or the loss does not depend on it"
+        for layer in usable.layers
+        if layer.name not in seen.positions
+    }
+    axes = {layer.name: 1 if isinstance(layer.module, nn.Embedding) else 2 for layer in usable.layers}
+    single = {name for name, calls in twice.items() if [len(shape) for shape in calls] == [axes.get(name)]}
+    return Probe(
+        usable.without(unused, model, strict),
+        seen.positions,
+        {name: count for name, count in shared.items() if name in seen.positions},
+        sorted(seen.modified),
+        frozenset(single - set(shared)),
+    )
+
+
+@dataclass
+class _Seen:
+    positions: dict[str, int] = field(default_factory=dict)
+    modified: set[str] = field(default_factory=set)
+    no_grad: set[str] = field(default_factory=set)
+
+
+def _input_shapes(model: nn.Module, loss: Loss, layers: list[Layer], batch: Batch) -> dict[str, list[tuple[int, ...]]]:
+    """Shapes of each layer's inputs, one a call."""
+    found: dict[str, list[tuple[int, ...]]] = {}
+
+    def note(layer: Layer, x: Tensor) -> None:
+        found.setdefault(layer.name, []).append(tuple(x.shape))
+
+    with tapped(model, layers, note, lambda layer, kept, dy: None) as tape, torch.no_grad():
+        tape.observe(loss, batch)
+    return found
+
+
+def _run(model: nn.Module, loss: Loss, layers: list[Layer], batch: Batch, shared: Shared) -> _Seen:
+    """Positions of every layer the loss reaches, layers under no_grad, and inputs changed in place later.
+
+    Raises:
+        ValueError: expanding shared layers changed the loss: the model does not broadcast their output.
+    """
+    size, seen = batch_rows(batch), _Seen()
+
+    def count(layer: Layer, kept: tuple[Tensor, int], dy: Tensor) -> None:
+        x, version = kept
+        if x._version != version:
+            seen.modified.add(layer.name)
+        here = dy.numel() // (layer.columns * size) if isinstance(layer.rule, PairedRule) else 1
+        seen.positions[layer.name] = seen.positions.get(layer.name, 0) + here
+
+    with torch.no_grad():
+        plain = loss(model, batch)
+    with tapped(model, layers, lambda layer, x: (x, x._version), count, shared) as tape:
+        losses = tape(loss, batch)
+        seen.no_grad |= tape.no_grad
+    if not torch.allclose(plain.float(), losses.float(), rtol=1e-3, atol=1e-5, equal_nan=True):
+        raise ValueError(
+            f"layers {sorted(shared)} run once for the whole batch and the model does not broadcast their output: "
+            "leave them out with layers=[...]"
+        )
+    return seen
