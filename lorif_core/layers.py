@@ -122,7 +122,8 @@ class GroupedConv2dRule(WholeRule):
     def matrix(self, module: Any, kept: Tensor, dy: Tensor) -> Tensor:
         """One product a group."""
         grouped = dy.float().flatten(2).unflatten(1, (module.groups, -1)).mT  # [B, groups, L, out/g]
-        return (kept.mT @ grouped).transpose(1, 2).flatten(2)  # [B, groups, a, out/g] -> [B, a, out]
+        products: Tensor = kept.mT @ grouped  # [B, groups, a, out/g]
+        return products.transpose(1, 2).flatten(2)  # [B, a, out]
 
 
 class EmbeddingRule(PairedRule):

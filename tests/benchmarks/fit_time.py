@@ -16,7 +16,7 @@ from tests.benchmarks.transformer import GPT
 
 SHAPES = {
     "2 layers, d=128, T=64": (2, 128, 64, 2048),
-    "4 layers, d=256, T=256": (4, 256, 256, 256),
+    "4 layers, d=256, T=256": (4, 256, 256, 1024),
 }
 
 

@@ -1,0 +1,1 @@
+"""Decisions about training data: example tables, data and models, label errors, reports. Importing it loads no torch."""
