@@ -1,0 +1,150 @@
+"""What a user meets first: imports, options, and errors that say what to do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lorif_core import CausalLM, Classification, LoRIF, Regression, StoreError
+from lorif_core.evaluation import linear_datamodeling_score
+from lorif_core.evaluation.lds import ranks
+from lorif_core.objectives import batch_rows
+from lorif_core.projections import projected_size, random_normal, random_signs
+
+ROWS = [(torch.randn(4, 6), torch.tensor([0, 1, 2, 0]))]
+
+
+class Odd(nn.Module):
+    """Layers no rule knows, beside one that has one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known, self.recurrent = nn.Linear(6, 3), nn.GRU(6, 6, batch_first=True)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.known(x + self.recurrent(x.unsqueeze(1))[0].squeeze(1)) * self.scale
+
+
+def test_the_core_imports_nothing_of_the_flows() -> None:
+    banned = ("lightning", "polars", "prefect", "mlflow", "scipy", "sklearn")
+    code = f"import sys, lorif_core; print([m for m in {banned} if m in sys.modules])"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "[]"
+
+
+def test_all_wrong_options_are_reported_at_once() -> None:
+    with pytest.raises(ValueError) as error:
+        LoRIF(
+            nn.Linear(6, 3),
+            Classification(),
+            projection="pac",
+            bits=4,
+            factor_rank=0,
+            damping=-1,
+            damping_rule="x",
+            curvature_rank=-1,
+        )
+    for name in ("projection", "bits", "factor_rank", "damping:", "damping_rule", "curvature_rank"):
+        assert name in str(error.value)
+
+
+def test_unsupported_layers_are_named_together_or_left_out(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"(?s)the model itself.*recurrent: GRU is not supported"):
+        LoRIF(Odd(), Classification()).fit(ROWS, tmp_path / "strict")
+    attributor = LoRIF(Odd(), Classification(), strict=False).fit(ROWS, tmp_path / "loose")
+    manifest = attributor.store.manifest
+    assert set(manifest.left_out) == {"", "recurrent"}
+    assert manifest.coverage == pytest.approx(21 / sum(p.numel() for p in Odd().parameters()))
+
+
+def test_layers_that_match_nothing_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"\['nowhere.\*'\] match no module"):
+        LoRIF(nn.Sequential(nn.Linear(6, 3)), Classification(), layers=["0", "nowhere.*"]).fit(ROWS, tmp_path)
+
+
+def test_a_shuffling_loader_is_refused(tmp_path: Path) -> None:
+    data = TensorDataset(*ROWS[0])
+    with pytest.raises(ValueError, match="shuffle=False"):
+        LoRIF(nn.Linear(6, 3), Classification()).fit(DataLoader(data, shuffle=True), tmp_path)
+    with pytest.raises(ValueError, match="only once"):
+        LoRIF(nn.Linear(6, 3), Classification()).fit(iter(ROWS), tmp_path)
+
+
+def test_rows_that_are_not_finite_are_named(tmp_path: Path) -> None:
+    x, y = torch.randn(4, 6), torch.tensor([0, 1, 2, 0])
+    x[2, 3] = float("nan")
+    with pytest.raises(ValueError, match=r"ids \['c'\]"):
+        LoRIF(nn.Sequential(nn.Linear(6, 3)), Classification(), projection="identity").fit(
+            [(x, y)], tmp_path, ids=list("abcd")
+        )
+
+
+def test_before_fit_and_for_no_examples_it_says_so(tmp_path: Path) -> None:
+    attributor = LoRIF(nn.Sequential(nn.Linear(6, 3)), Classification())
+    with pytest.raises(StoreError, match="call fit"):
+        attributor.score(ROWS)
+    with pytest.raises(StoreError, match="no examples"):
+        attributor.fit([], tmp_path)
+
+
+def test_progress_is_told(tmp_path: Path) -> None:
+    seen = []
+    LoRIF(nn.Sequential(nn.Linear(6, 3)), Classification(), progress=lambda *x: seen.append(x)).fit(ROWS * 3, tmp_path)
+    assert ("index", 12, None) in seen and seen[-1][0] == "curvature"
+
+
+@pytest.mark.parametrize(
+    ("objective", "output", "batch", "message"),
+    [
+        (Classification(), (4, 3, 2), ROWS[0], r"logits \[B, K\]"),
+        (Classification(), (4, 3), ROWS[0][0], "needs targets"),
+        (Regression(), (4, 3), (ROWS[0][0], torch.randn(4, 2)), "one shape"),
+        (CausalLM(), (4, 3), torch.zeros(4, 6, dtype=torch.int64), r"logits \[B, T, V\]"),
+    ],
+)
+def test_outputs_of_another_shape_are_explained(objective, output, batch, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        objective.loss(lambda x: torch.zeros(output), batch)
+
+
+def test_outputs_without_logits_are_explained() -> None:
+    with pytest.raises(ValueError, match="has .logits, got SimpleNamespace"):
+        Classification().loss(lambda x: SimpleNamespace(hidden=1), ROWS[0])
+    with pytest.raises(ValueError, match="common first axis"):
+        batch_rows({"a": torch.zeros(3), "b": torch.zeros(4)})
+
+
+def test_projected_sides() -> None:
+    assert [projected_size(n, 4) for n in (1, 16, 17, 65, 256)] == [1, 16, 4, 16, 64]
+
+
+def test_random_matrices_do_not_change() -> None:
+    signs = random_signs("blocks.0.up/in", 5, 3, seed=7)
+    assert signs.abs().eq(1).all() and torch.equal(signs, random_signs("blocks.0.up/in", 5, 3, seed=7))
+    assert not torch.equal(signs, random_signs("blocks.0.up/out", 5, 3, seed=7))
+    normal = random_normal("x", 200, 200, seed=0)
+    assert abs(float(normal.mean())) < 0.02 and abs(float(normal.std()) - 1) < 0.02
+
+
+def test_lds_is_the_mean_spearman_correlation() -> None:
+    draw = np.random.default_rng(0)
+    scores, masks = draw.integers(-9, 9, (7, 30)), draw.random((20, 30)) < 0.5
+    losses = draw.integers(0, 9, (20, 7))
+    found = linear_datamodeling_score(scores, masks, losses)
+    expected = [spearmanr(masks @ scores[q], -losses[:, q]).statistic for q in range(7)]
+    np.testing.assert_allclose(found.per_query, expected)
+    assert found.low < found.value < found.high
+    np.testing.assert_array_equal(ranks(np.array([[3.0], [1.0], [3.0]])), [[1.5], [0.0], [1.5]])
+    assert np.isnan(linear_datamodeling_score(np.zeros((1, 30)), masks, losses[:, :1]).value)
+    with pytest.raises(ValueError, match=r"scores \[Q, N\]"):
+        linear_datamodeling_score(scores, masks[:, :5], losses)
