@@ -1,0 +1,252 @@
+"""``CuratedData``: what training, scoring, cleaning and the report know of a data set, whatever it was made from.
+
+Axes: N training rows (their index is the position among the training rows, in table order), K classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from curation.data.edits import plan_edits
+from curation.data.rows import LabelledRows
+from curation.errors import DataError
+
+PayloadKind = Literal["features", "image", "text"]
+
+
+@dataclass(frozen=True)
+class Payload:
+    """How one row is shown to a person.
+
+    Attributes:
+        kind: which of the other three is set.
+        image: uint8 [H, W] (grey) or [H, W, 3] (RGB).
+        text: the whole text.
+        features: feature name -> value.
+    """
+
+    kind: PayloadKind
+    image: np.ndarray | None = None
+    text: str | None = None
+    features: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a data set holds; never changed, an edit makes another.
+
+    Attributes:
+        examples: the example table, all splits.
+        classes: the labels of the training split, sorted; a label's code is its position here.
+        payload_kind: what a row is.
+        train: the rows of the training split, in table order.
+        validation: those of the validation split, in table order.
+        table: the user's own rows and columns with the current labels; row i is row i of ``examples``, which may have
+            more rows at its end (those of a validation file).
+        label_column: the column of ``table`` that holds the label.
+        payload_columns: the columns of ``examples`` that hold the payload; empty where only the inputs do.
+        defaults: what a model must know beyond the shape of an input and the number of classes; plain values.
+    """
+
+    examples: pl.DataFrame
+    classes: list[Any]
+    payload_kind: PayloadKind
+    train: LabelledRows
+    validation: LabelledRows
+    table: pl.DataFrame
+    label_column: str = "label"
+    payload_columns: tuple[str, ...] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+class CuratedData(LightningDataModule):
+    """A data set of (input, label) rows with ids, that can be trained on, shown and edited.
+
+    Args:
+        contents: what it holds.
+        batch_size: rows a step.
+        seed: of the order of the training rows.
+        num_workers: loader processes; 0 reads in this one, and is right for everything held in memory.
+
+    Attributes:
+        examples: the example table, all splits (``curation.examples``).
+        classes: sorted labels; code = position.
+        payload_kind: ``"features"``, ``"image"`` or ``"text"``.
+        train_dataset: map-style; item -> (input tensor, int code).
+        validation_dataset: likewise.
+
+    Raises:
+        DataError: ``batch_size`` is not a positive whole number.
+    """
+
+    def __init__(self, contents: Contents, *, batch_size: int = 64, seed: int = 0, num_workers: int = 0) -> None:
+        super().__init__()
+        problems = batch_size_problems(batch_size)
+        if problems:
+            raise DataError(problems)
+        self.contents = contents
+        self.examples = contents.examples
+        self.classes = contents.classes
+        self.payload_kind = contents.payload_kind
+        self.train_dataset = contents.train
+        self.validation_dataset = contents.validation
+        self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
+        self._train_rows = (contents.examples["split"] == "train").arg_true().to_numpy()
+        self._digest: str | None = None
+
+    def digest(self) -> str:
+        """Sha256 (64 hex digits) of everything training sees: inputs, codes, classes, ids, batch size and seed.
+
+        The true labels are no part of it: nothing is trained on them.
+        """
+        if self._digest is None:
+            splits = self.examples["split"]
+            seen = {
+                "train": [self.train_ids(), self.train_dataset.digest()],
+                "validation": [
+                    self.examples.filter(splits == "validation")["example_id"].to_list(),
+                    self.validation_dataset.digest(),
+                ],
+                "classes": self.classes,
+                # What a tokenizer makes is in the inputs; the folder it lies in may be another one tomorrow.
+                "defaults": {name: value for name, value in self.contents.defaults.items() if name != "tokenizer"},
+                "batch_size": self.batch_size,
+                "seed": self.seed,
+            }
+            self._digest = hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
+        return self._digest
+
+    def train_ids(self) -> list[str] | list[int]:
+        """The ids of the training rows, N, in index order."""
+        return self.examples["example_id"].gather(self._train_rows).to_list()
+
+    def train_labels(self) -> np.ndarray:
+        """The codes of the training rows, int64 [N], in index order."""
+        return self.train_dataset.codes.copy()
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled batches of (inputs, codes int64); the order depends on ``seed`` alone."""
+        generator = torch.Generator().manual_seed(self.seed)
+        return DataLoader(
+            self.train_dataset, self.batch_size, shuffle=True, generator=generator, num_workers=self.num_workers
+        )
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Batches of the validation rows in table order."""
+        return self.ordered_dataloader("validation")
+
+    def ordered_dataloader(self, split: str = "train", batch_size: int | None = None) -> DataLoader[Any]:
+        """Batches of (inputs, codes int64) in index order, every row once.
+
+        Args:
+            split: ``"train"`` or ``"validation"``.
+            batch_size: rows a batch; the data set's own where left out.
+
+        Raises:
+            ValueError: another split.
+        """
+        datasets = {"train": self.train_dataset, "validation": self.validation_dataset}
+        if split not in datasets:
+            raise ValueError(f"ordered_dataloader: split must be train or validation, got {split!r}")
+        size = self.batch_size if batch_size is None else batch_size
+        return DataLoader(datasets[split], size, shuffle=False, num_workers=self.num_workers)
+
+    def edited(self, decisions: pl.DataFrame) -> CuratedData:
+        """The same data after ``decisions``: dropped training rows gone, relabelled ones with their new label.
+
+        Inputs, classes and validation rows are the same as before.
+
+        Args:
+            decisions: columns ``example_id``, ``decision`` (keep, drop, relabel, review) and ``suggested_label``; training
+                rows that are not in it, or that are to be kept or reviewed, stay as they are.
+
+        Raises:
+            DataError: lists all problems: unknown or repeated ids, unknown decisions, a relabel to no known class, a
+                class left without training rows.
+        """
+        before = self.contents
+        edits = plan_edits(before.examples, decisions, before.classes)
+        kept = edits.kept.to_numpy()
+        rows = np.flatnonzero(kept[self._train_rows])
+        codes = encode(edits.labels.gather(self._train_rows[rows]), before.classes)
+        examples = before.examples.with_columns(edits.labels).filter(edits.kept)
+        table = with_labels(before.table, before.label_column, edits.labels).filter(edits.kept[: before.table.height])
+        contents = replace(before, examples=examples, train=before.train.take(rows, codes), table=table)
+        return CuratedData(contents, batch_size=self.batch_size, seed=self.seed, num_workers=self.num_workers)
+
+    def cleaned_table(self, decisions: pl.DataFrame) -> pl.DataFrame:
+        """The user's own table, every column and split, after ``decisions``: rows dropped, the label column replaced.
+
+        A separate validation file is no part of it: no decision is about its rows.
+
+        Raises:
+            DataError: as :meth:`edited`.
+        """
+        return self.edited(decisions).contents.table
+
+    def show(self, position: int) -> Payload:
+        """How to show the training row of index ``position``."""
+        if self.payload_kind == "image":
+            return Payload("image", image=as_picture(self.train_dataset[position][0]))
+        row = int(self._train_rows[position])
+        columns = self.contents.payload_columns
+        if self.payload_kind == "text":
+            return Payload("text", text=self.examples[columns[0]][row])
+        if columns:
+            return Payload("features", features=self.examples.select(columns).row(row, named=True))
+        values = self.train_dataset[position][0].reshape(-1).tolist()
+        return Payload("features", features={str(number): value for number, value in enumerate(values)})
+
+    def model_defaults(self) -> dict[str, Any]:
+        """What fills a model's constructor: ``input_shape`` and ``num_classes``.
+
+        For text also ``vocab_buckets``, ``pad_id``, ``max_tokens`` and ``tokenizer`` (``"hashed"``, or its name or folder).
+        """
+        shape = tuple(self.train_dataset[0][0].shape)
+        return {"input_shape": shape, "num_classes": len(self.classes), **self.contents.defaults}
+
+
+def batch_size_problems(batch_size: object) -> list[str]:
+    """What is wrong with a batch size: nothing, or one sentence."""
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        return [f"batch_size must be a whole number of at least 1, got {batch_size!r}"]
+    return []
+
+
+def encode(labels: pl.Series, classes: list[Any]) -> np.ndarray:
+    """The codes, int64 [rows], of ``labels``, all of which are among ``classes``."""
+    codes = {label: code for code, label in enumerate(classes)}
+    return np.array([codes[label] for label in labels.to_list()], dtype=np.int64)
+
+
+def with_labels(table: pl.DataFrame, column: str, labels: pl.Series) -> pl.DataFrame:
+    """``table`` with the first of ``labels`` in ``column``, in the type that column has."""
+    return table.with_columns(labels.head(table.height).cast(table.schema[column]).alias(column))
+
+
+def as_picture(values: Tensor) -> np.ndarray:
+    """An image tensor [H, W], [1, H, W] or [3, H, W] as uint8 [H, W] or [H, W, 3].
+
+    Floats in [0, 1] are brightness; other values are stretched over the range they span.
+    """
+    pixels = values.detach().cpu().numpy()
+    if pixels.ndim == 3:
+        pixels = pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1)
+    if pixels.dtype == np.uint8:
+        return pixels
+    pixels = pixels.astype(np.float64)
+    low, high = float(pixels.min()), float(pixels.max())
+    if low < 0 or high > 1:
+        pixels = (pixels - low) / max(high - low, 1e-12)
+    return np.rint(pixels * 255).astype(np.uint8)

@@ -1,0 +1,96 @@
+"""Applying decisions to an example table: which rows stay, and with which label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from curation.errors import DataError
+from curation.examples import column_problems, name_rows
+
+DECISIONS = ("keep", "drop", "relabel", "review")
+
+
+@dataclass(frozen=True)
+class Edits:
+    """What decisions do to the rows of an example table, in its order.
+
+    Attributes:
+        kept: Boolean [rows], False where a row is dropped.
+        labels: the labels [rows] after relabelling, of the type they had; dropped rows keep theirs.
+    """
+
+    kept: pl.Series
+    labels: pl.Series
+
+
+def plan_edits(examples: pl.DataFrame, decisions: pl.DataFrame, classes: Sequence[str | int]) -> Edits:
+    """Work out what ``decisions`` do to ``examples``.
+
+    Args:
+        examples: an example table.
+        decisions: columns ``example_id``, ``decision`` and ``suggested_label``, in any order, at most one row an id;
+            training rows without one stay as they are, as do those whose decision is keep or review.
+        classes: the labels there may be.
+
+    Raises:
+        DataError: lists all problems: ids that are no training row (decisions of other data), repeated ids, unknown
+            decisions, a relabel without a known suggested label, a class that would be left without training rows.
+    """
+    where = "decisions"
+    problems = column_problems(decisions, ("example_id", "decision", "suggested_label"), where)
+    if problems:
+        raise DataError(problems)
+    decided = _as_typed(decisions.select("example_id", "decision", "suggested_label"), examples)
+    decided = decided.join(examples.select("example_id", "split"), on="example_id", how="left")
+
+    bad = {
+        "no training row has this id; were the decisions made on other data?": (pl.col("split") != "train").fill_null(
+            True
+        ),
+        "more than one decision for this id": pl.col("example_id").is_duplicated(),
+        f"decision is none of {', '.join(DECISIONS)}": ~pl.col("decision").is_in(DECISIONS).fill_null(False),
+        "relabel without a suggested label that is one of the classes": pl.col("decision").eq_missing("relabel")
+        & ~pl.col("suggested_label").is_in(list(classes)).fill_null(False),
+    }
+    for problem, condition in bad.items():
+        ids = decided.filter(condition)["example_id"].unique(maintain_order=True).to_list()
+        if ids:
+            problems.append(f"{where}: {problem}: {name_rows(ids)}")
+    if problems:
+        raise DataError(problems)
+
+    rows = examples.select("example_id", "label", "split").join(
+        decided.drop("split"), on="example_id", how="left", maintain_order="left"
+    )
+    kept = rows.select((pl.col("decision") != "drop").fill_null(True)).to_series()
+    labels = rows.select(
+        pl.when(pl.col("decision") == "relabel").then("suggested_label").otherwise("label").alias("label")
+    ).to_series()
+    left = set(labels.filter(kept & (rows["split"] == "train")).to_list())
+    emptied = [label for label in classes if label not in left]
+    if emptied:
+        names = ", ".join(repr(label) for label in emptied)
+        raise DataError(
+            [f"{where}: no training row would be left of class {names}; keep some, or send those rows to review"]
+        )
+    return Edits(kept, labels)
+
+
+def _as_typed(decisions: pl.DataFrame, examples: pl.DataFrame) -> pl.DataFrame:
+    """``decisions`` in the types of ``examples``; DataError when they are of another kind."""
+    wanted = {
+        "example_id": examples.schema["example_id"],
+        "decision": pl.String(),
+        "suggested_label": examples.schema["label"],
+    }
+    problems = [
+        f"decisions: column {name!r} holds {found}, expected {wanted[name]} as in the examples"
+        for name, found in decisions.schema.items()
+        if found not in (wanted[name], pl.Null) and not (found.is_integer() and wanted[name] == pl.Int64)
+    ]
+    if problems:
+        raise DataError(problems)
+    return decisions.cast(wanted)  # type: ignore[arg-type]
