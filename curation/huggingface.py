@@ -1,0 +1,43 @@
+"""Encoders and tokenizers of Hugging Face, from a folder or from the hub; nothing of theirs is run as code."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Literal
+
+from safetensors import SafetensorError
+
+from curation.classes import MakeError
+
+# Stands where the name of an encoder or tokenizer could: hashed n-grams, which need nothing of Hugging Face.
+HASHED = "hashed"
+INSTALL = 'pip install "lorif-curation[llm]"'
+# What transformers raises where files are missing, broken or of another model.
+UNREADABLE = (OSError, ValueError, RuntimeError, ImportError, SafetensorError)
+
+
+def pretrained(kind: Literal["encoder", "tokenizer"], name: str, error: MakeError) -> Any:
+    """The encoder (``AutoModel``) or tokenizer (``AutoTokenizer``) called ``name``: a folder, or a name on the hub.
+
+    Raises:
+        CurationError: made by ``error``: transformers does not import, or there is no such encoder or tokenizer.
+    """
+    try:
+        import transformers
+    except ImportError as reason:
+        raise error(
+            [f"{kind} {name!r} needs transformers, which does not import ({reason}). Run: {INSTALL}"]
+        ) from reason
+    if os.path.isabs(name) and not os.path.isdir(name):
+        raise error([f"{kind} {name!r}: there is no such folder"])
+    loader: Any = transformers.AutoModel if kind == "encoder" else transformers.AutoTokenizer
+    try:
+        return loader.from_pretrained(name, trust_remote_code=False)
+    except UNREADABLE as reason:
+        first = str(reason).strip().splitlines()[0]
+        raise error(
+            [
+                f"no Hugging Face {kind} could be loaded from {name!r}: {first} "
+                "Give a folder written by save_pretrained or a name on the hub"
+            ]
+        ) from reason
