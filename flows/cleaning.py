@@ -1,0 +1,271 @@
+"""One run of clean, step by step, without Prefect: which stage follows which, and what decides that it runs again."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import yaml
+
+from curation.errors import CurationError
+from flows.errors import StageError
+from flows.files import copy_atomic, digest_of, write_json
+from flows.modelling import ModelRun, checkpoint_of, index_of
+from flows.outputs import SUMMARY, RunFolder, check_free, check_writable
+from flows.runner import Finished
+from flows.schema import CleanConfig
+from flows.screen import Screen
+from flows.services import Services
+from flows.summary import summarise
+from flows.tracking import Tracker
+
+RESULTS = ("decisions.parquet", "scores.parquet", "cleaned.parquet", "report.html", SUMMARY)
+
+# What load found out that decides the results beside the options.
+_CONTENTS = ("digest", "table", "truth", "model", "checkpoint", "index")
+
+
+class CleanRun(ModelRun):
+    """One run of `curate clean`. Use it as a context manager: no process is left behind, MLflow's run is closed.
+
+    Attributes:
+        command: the command line that repeats the run.
+        services: MLflow and Prefect.
+        unchanged: the summary of the former run when nothing has changed since, known after `prepare`.
+    """
+
+    config: CleanConfig
+
+    def __init__(self, config: CleanConfig, screen: Screen, command: str) -> None:
+        """Check the folders the run writes to; start importing for the first stage.
+
+        Raises:
+            ConfigError: the workspace or the output folder cannot be used.
+        """
+        self._began = time.monotonic()
+        if config.output_dir is not None:
+            check_free(config.output_dir, "output_dir")
+            check_writable(config.output_dir, "output_dir")
+        super().__init__(config, screen)
+        self.command = command
+        self.unchanged: dict[str, Any] | None = None
+        self.services = Services(config.tracking, config.workspace)
+        self._runs: dict[str, str] = {}
+        self._folder: RunFolder | None = None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        if error is not None and self._folder is not None and self._folder.running:
+            interrupted = isinstance(error, KeyboardInterrupt)
+            with suppress(
+                OSError, CurationError
+            ):  # what ended the run is told, not that a full disk takes no note of it
+                self._folder.fail("interrupted" if interrupted else "failed")
+                with recording():
+                    self.tracker.finish("KILLED" if interrupted else "FAILED")
+
+    @property
+    def tracker(self) -> Tracker:
+        """MLflow, connected; waits for it the first time."""
+        return self.services.tracker
+
+    @property
+    def folder(self) -> RunFolder:
+        """The folder of the results, known after `prepare`."""
+        if self._folder is None:
+            raise RuntimeError("CleanRun.prepare was not called")
+        return self._folder
+
+    def prepare(self) -> None:
+        """Read and check data, model and output folder; find out whether anything changed since the former run.
+
+        Raises:
+            InputError: the data, the model, the checkpoint or the index is wrong.
+            ConfigError: the output folder holds another run, or the registered model is not there.
+        """
+        self.load(lambda uri, folder: self.tracker.resolve(uri, folder))
+        digest = digest_of(self._identity())
+        config = self.config
+        path = config.output_dir or config.workspace / "runs" / f"{config.name}-{digest[:8]}"
+        self._folder = RunFolder(path, digest, "output_dir")
+        former = self._folder.finished(self.code)
+        if former is not None:
+            seconds = round(time.monotonic() - self._began, 1)
+            self.unchanged = former | {"status": "unchanged", "checked": {"at": _now(), "seconds": seconds}}
+            write_json(path / SUMMARY, self.unchanged)
+            self._folder.end(self.code, RESULTS)
+
+    def begin(self) -> None:
+        """Take the output folder and open the MLflow run, the one of an interrupted start when there was one."""
+        config, loaded = self.config, self.loaded
+        with recording():
+            tags = {"curate.command": self.command, "curate.run": self.folder.digest}
+            run_id = self.tracker.start(config.name, tags, resume=self.folder.mlflow_run_id)
+            self.folder.begin(
+                {"name": config.name, "started": _now(), "mlflow_run_id": run_id, "command": self.command}
+            )
+            self.tracker.log(params=_flat(config.model_dump(mode="json", exclude={"workspace", "root", "tracking"})))
+            source = str(config.data.init_args.get("path", config.data.class_path))
+            rows = loaded["n_train"] + loaded["n_validation"]
+            self.tracker.dataset(config.name, loaded["digest"], source, rows=rows, context="training")
+
+    def score(self, model: Finished, index: Finished) -> Finished:
+        """Compute every signal of every training row."""
+        signals = self.config.signals.model_dump(mode="json", exclude={"use"})
+        inputs = {"model": model.digest, "index": index.digest, "data": self.loaded["digest"], "signals": signals}
+        return self.run("score", inputs, checkpoint=checkpoint_of(model), index_path=index_of(index))
+
+    def decide(self, model: Finished, index: Finished, scores: Finished) -> Finished:
+        """Decide what happens to every row, with reasons a person understands."""
+        inputs = {"scores": scores.digest, "index": index.digest, "truth": self.loaded["truth"]} | {
+            name: getattr(self.config, name).model_dump(mode="json") for name in ("signals", "decide", "report")
+        }
+        return self.run(
+            "decide",
+            inputs,
+            checkpoint=checkpoint_of(model),
+            index_path=index_of(index),
+            scores=str(scores.files["scores"]),
+            kernel=str(scores.files["kernel"]),
+        )
+
+    def apply(self, decisions: Finished) -> Finished:
+        """Edit the user's own table."""
+        inputs = {"decisions": decisions.digest, "data": self.loaded["digest"], "table": self.loaded["table"]}
+        return self.run("apply", inputs, decisions=str(decisions.files["decisions"]))
+
+    def retrain(self, decisions: Finished, cleaned: Finished) -> Finished | None:
+        """Train on the edited rows exactly as before; None when the configuration says not to."""
+        if not self.config.retrain:
+            return None
+        return self.train("retrain", cleaned.values["digest"], str(decisions.files["decisions"]))
+
+    def compare(self, model: Finished, after: Finished | None) -> Finished:
+        """Measure the model, and the retrained one, on the validation rows."""
+        inputs = {
+            "data": self.loaded["digest"],
+            "before": model.digest,
+            "after": after.digest if after else None,
+            "seed": self.config.train.seed,
+        }
+        return self.run(
+            "compare",
+            inputs,
+            checkpoint=checkpoint_of(model),
+            checkpoint_after=checkpoint_of(after) if after else None,
+        )
+
+    def report(self) -> dict[str, Any]:
+        """Make the page, put all results into the output folder and close the MLflow run; returns the summary."""
+        done, target = self.stages, self.folder.path
+        trained = {name: done[name].values for name in ("train", "retrain") if name in done and done[name].values}
+        page = self.run(
+            "report",
+            {"run": self.folder.digest},
+            keep=False,
+            summary=self._summary(),
+            config_text=config_text(self.config),
+            command=self.command,
+            histories={name: values["history"] for name, values in trained.items()},
+            scores=str(done["score"].files["scores"]),
+            decisions=str(done["decide"].files["decisions"]),
+            neighbours=str(done["decide"].files["neighbours"]),
+        )
+        for stage, name in (("score", "scores"), ("decide", "decisions"), ("apply", "cleaned")):
+            copy_atomic(done[stage].files[name], target / f"{name}.parquet")
+        copy_atomic(page.files["report"], target / "report.html")
+        summary = self._summary()
+        write_json(target / SUMMARY, summary)
+        with recording():
+            self._record(summary, [target / name for name in RESULTS])
+        self.folder.end(self.code, RESULTS)
+        return summary
+
+    def train(self, title: str, data_digest: str, decisions: str | None) -> Finished:
+        """As every run trains, with a child run in MLflow."""
+        done = super().train(title, data_digest, decisions)
+        config = self.config
+        with recording():
+            self._runs[title] = self.tracker.training(
+                title,
+                done.digest,
+                params={"data": data_digest, **config.train.model_dump(), **self.loaded["model"]},
+                metrics=done.values["metrics"],
+                history=done.values["history"],
+                checkpoint=done.files["checkpoint"] if config.tracking.log_checkpoints else None,
+            )
+        return done
+
+    def _identity(self) -> dict[str, Any]:
+        """What the run is of: every option that decides its results, and the content of what it reads."""
+        where = {"workspace", "root", "output_dir", "tracking"}
+        options = self.config.model_dump(mode="json", exclude=where)
+        options["model"].update(checkpoint=None, registered=None)
+        options["index"]["path"] = None
+        return {"config": options, **{key: self.loaded[key] for key in _CONTENTS}}
+
+    def _summary(self) -> dict[str, Any]:
+        return summarise(
+            self.config,
+            self.stages,
+            folder=self.folder.path,
+            run_id=self.tracker.run_id,
+            uri=self.tracker.uri,
+            total_seconds=time.monotonic() - self._began,
+            digests={"run": self.folder.digest, "data": self.loaded["digest"], "code": self.code},
+        )
+
+    def _record(self, summary: dict[str, Any], files: list[Path]) -> None:
+        """Put figures, tables and the report into MLflow, register the model when asked to, close the run."""
+        figures = {key: value for key, value in summary.items() if isinstance(value, (int, float))}
+        seconds = {f"seconds/{stage}": value for stage, value in summary["seconds"].items()}
+        precision = {f"average_precision/{name}": value for name, value in summary["signals"].items()}
+        self.tracker.log(metrics=figures | seconds | precision)
+        self.tracker.artifacts(files)
+        name = self.config.tracking.register_as
+        trained = self._runs.get("retrain") or self._runs.get("train")
+        if name is not None and trained is not None:
+            self.tracker.register(name, trained, {"curate.run": self.folder.digest})
+        self.tracker.finish()
+
+
+@contextmanager
+def recording() -> Iterator[None]:
+    """Say of an error inside that recording failed, not the computation.
+
+    Raises:
+        StageError: instead of MLflow's own exception.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        raise StageError("record", f"MLflow: {str(error).strip().splitlines()[0]}") from error
+
+
+def config_text(config: CleanConfig) -> str:
+    """The whole configuration as YAML, defaults written out."""
+    return str(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested options under dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        elif value is not None:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

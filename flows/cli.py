@@ -1,0 +1,193 @@
+"""The command line. Nothing heavy is imported before a command is known to be right: ``--help`` answers at once.
+
+Exit codes: 0 done; 1 a stage failed; 2 the configuration or the data is wrong; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+from flows import __version__
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+
+DESCRIPTION = "Find the training examples with wrong labels, fix them, and measure what it changed."
+COMMANDS = {
+    "clean": "find wrong labels, edit them, retrain, report",
+    "index": "build, query, inspect or verify a LoRIF index",
+    "serve": "run clean on a schedule",
+}
+INDEX_COMMANDS = {
+    "build": "train or load the model and index its training rows",
+    "query": "show the strongest training rows for validation rows",
+    "info": "describe an index",
+    "verify": "check every byte of an index",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Answers a wrong command with one line and exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(WRONG, f"{self.prog}: {message}\nTry: {self.prog} --help\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    tokens = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(tokens)
+    except SystemExit as stop:  # argparse ends the process
+        return int(stop.code or DONE)
+    except KeyboardInterrupt:
+        command = shlex.join(["curate", *tokens])
+        print(f"\nInterrupted. What is finished is kept; go on with: {command}", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return DONE
+
+
+def _dispatch(tokens: list[str]) -> int:
+    parser = _Parser("curate", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"curate {__version__}")
+    listed = "\n".join(f"  {name:<8} {text}" for name, text in COMMANDS.items())
+    parser.usage = "curate COMMAND [options]"
+    parser.epilog = f"commands:\n{listed}\n\ncurate COMMAND --help lists the options of a command."
+    if not tokens or tokens[0].startswith("-"):
+        parser.parse_args(tokens)
+        parser.print_help()
+        return WRONG if not tokens else DONE
+    command, rest = tokens[0], tokens[1:]
+    if command not in COMMANDS:
+        _unknown(parser, "command", command, COMMANDS)
+    return {"clean": _clean, "index": _index, "serve": _serve}[command](rest)
+
+
+def _clean(tokens: list[str]) -> int:
+    from flows.schema import CleanConfig
+
+    def run(options: argparse.Namespace, overrides: list[str]) -> int:
+        from flows import jobs
+
+        return jobs.clean(options, overrides)
+
+    parser = _config_parser("curate clean", COMMANDS["clean"], CleanConfig, tokens)
+    parser.add_argument("--output-dir", metavar="DIR", help="folder of the results")
+    return _guarded(parser, tokens, run)
+
+
+def _index(tokens: list[str]) -> int:
+    listed = "\n".join(f"  {name:<8} {text}" for name, text in INDEX_COMMANDS.items())
+    parser = _Parser("curate index", formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.usage = "curate index COMMAND [options]"
+    parser.epilog = f"commands:\n{listed}"
+    if not tokens or tokens[0].startswith("-"):
+        parser.parse_args(tokens)
+        parser.print_help()
+        return WRONG
+    command, rest = tokens[0], tokens[1:]
+    if command not in INDEX_COMMANDS:
+        _unknown(parser, "command", command, INDEX_COMMANDS)
+
+    def run(options: argparse.Namespace, overrides: list[str]) -> int:
+        from flows import index_jobs
+
+        commands = {
+            "build": index_jobs.build,
+            "query": index_jobs.query,
+            "info": index_jobs.info,
+            "verify": index_jobs.verify,
+        }
+        return commands[command](options, overrides)
+
+    name = f"curate index {command}"
+    if command in ("info", "verify"):
+        parser = _Parser(name, description=INDEX_COMMANDS[command])
+        parser.add_argument("path", metavar="INDEX", help="folder of the index")
+        parser.add_argument("--json", action="store_true", help="print JSON")
+    else:
+        from flows.schema import IndexConfig
+
+        parser = _config_parser(name, INDEX_COMMANDS[command], IndexConfig, rest)
+    if command == "query":
+        parser.add_argument("--rows", metavar="ROWS", default="0", help="validation rows, as 3 or 0,5,9 [0]")
+        parser.add_argument("--top", metavar="K", type=int, default=10, help="training rows shown for each [10]")
+        parser.add_argument("--opponents", action="store_true", help="show the strongest opponents, not supporters")
+        parser.add_argument("--json", action="store_true", help="print JSON")
+    return _guarded(parser, rest, run)
+
+
+def _serve(tokens: list[str]) -> int:
+    from flows.schema import ServeConfig
+
+    def run(options: argparse.Namespace, overrides: list[str]) -> int:
+        from flows import serving
+
+        return serving.serve(options, overrides)
+
+    parser = _config_parser("curate serve", COMMANDS["serve"], ServeConfig, tokens)
+    return _guarded(parser, tokens, run)
+
+
+def _config_parser(prog: str, description: str, schema: type[BaseModel], tokens: list[str]) -> _Parser:
+    """A parser for a command with a configuration file; its help lists every key of the schema."""
+    parser = _Parser(
+        prog,
+        description=f"{description}.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", required=True, help="configuration file, or the name of a shipped one"
+    )
+    if "workspace" in schema.model_fields:
+        parser.add_argument("--workspace", metavar="DIR", help="folder with everything runs keep [./workspace]")
+    if {"-h", "--help"} & set(tokens):
+        from flows.config import describe
+
+        parser.epilog = "keys of the configuration, each also an option:\n" + describe(schema)
+    return parser
+
+
+def _guarded(parser: _Parser, tokens: list[str], run: Callable[[argparse.Namespace, list[str]], int]) -> int:
+    """Parse and run; an error raised on purpose becomes its text and its exit code, without a traceback."""
+    options, overrides = parser.parse_known_args(tokens)
+    options.command = shlex.join([*parser.prog.split(), *tokens])
+    from curation.errors import CurationError, DataError
+    from flows.errors import ConfigError, InputError
+
+    try:
+        return run(options, overrides)
+    except (ConfigError, InputError, DataError) as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return WRONG
+    except CurationError as error:
+        print(f"error: {error}", file=sys.stderr)
+        print(f"Go on from here with: {options.command}", file=sys.stderr)
+        return FAILED
+    except OSError as error:
+        place = f": {error.filename}" if error.filename else ""
+        print(f"error: {error.strerror or error}{place}", file=sys.stderr)
+        print(f"What is finished is kept; go on with: {options.command}", file=sys.stderr)
+        return FAILED
+
+
+def _unknown(parser: _Parser, kind: str, word: str, known: dict[str, str]) -> NoReturn:
+    import difflib
+
+    near = difflib.get_close_matches(word, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    parser.error(f"unknown {kind} {word!r}; {hint}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

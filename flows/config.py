@@ -1,0 +1,270 @@
+"""Reads a configuration: a YAML file, the overrides of the command line, and the schema; all problems at once."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+import os
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from flows.errors import ConfigError
+
+DISTRIBUTION = "lorif-curation"
+Schema = TypeVar("Schema", bound=BaseModel)
+
+# Keys of the schema that name files or folders; relative ones in a file are meant from the file's folder.
+_PATHS = ("model.checkpoint", "index.path", "workspace", "output_dir", "clean")
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """YAML as people expect it: 1e-3 is a number, and a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+            seen.add(key)
+        return dict(super().construct_mapping(node, deep))
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
+
+
+def shipped_configs() -> Path | None:
+    """The folder of the configurations that come with the tool, in a checkout or an installed wheel."""
+    checkout = Path(__file__).resolve().parent.parent / "configs"
+    if (checkout / "clean_digits.yaml").is_file():
+        return checkout
+    for distribution in importlib.metadata.distributions(name=DISTRIBUTION):
+        for file in distribution.files or []:
+            if file.name == "clean_digits.yaml":
+                return Path(str(file.locate())).resolve().parent
+    return None
+
+
+def find_config(name: str) -> Path:
+    """The file meant by ``name``: a path as given (``.yaml`` may be left out), else a shipped file of that name.
+
+    Raises:
+        ConfigError: there is no such file; the text names the shipped ones.
+    """
+    given = Path(name).expanduser()
+    if given.is_dir():
+        raise ConfigError(f"{given}: expected a configuration file, found a folder")
+    for candidate in (given, given.with_name(given.name + ".yaml")):
+        if candidate.is_file():
+            return candidate.resolve()
+    shipped = shipped_configs()
+    names = sorted(path.name for path in shipped.glob("*.yaml")) if shipped else []
+    if shipped and given.parent in (Path(), Path("configs")):
+        for file_name in (given.name, given.name + ".yaml"):
+            if file_name in names:
+                return shipped / file_name
+    hint = did_you_mean(given.name, [*names, *(Path(name).stem for name in names)])
+    raise ConfigError(f"{given}: no such configuration file{hint} Shipped: {', '.join(names) or 'none'}")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``"; did you mean x?"`` for the nearest known word, or ``"."``."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else "."
+
+
+def fields(schema: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
+    """Every leaf of ``schema`` by its dotted key, in the order of the schema."""
+    leaves: dict[str, FieldInfo] = {}
+    for name, info in schema.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            leaves |= fields(info.annotation, f"{prefix}{name}.")
+        else:
+            leaves[f"{prefix}{name}"] = info
+    return leaves
+
+
+def describe(schema: type[BaseModel]) -> str:
+    """The part of ``--help`` that lists every key with its type, default and meaning."""
+    lines = []
+    for key, info in fields(schema).items():
+        default = "" if info.is_required() else f" [{_default(info)}]"
+        lines.append(f"  --{key} {_type_name(info.annotation)}{default}\n      {info.description}")
+    return "\n".join(lines)
+
+
+def read_overrides(tokens: Sequence[str], schema: type[BaseModel]) -> dict[str, Any]:
+    """Dotted key -> value of ``--any.nested.key value`` or ``--any.nested.key=value``; values are read as YAML.
+
+    Relative paths are meant from the current folder.
+
+    Raises:
+        ConfigError: an unknown key, a missing value or text that is no option.
+    """
+    known = fields(schema)
+    found: dict[str, Any] = {}
+    problems = []
+    queue = list(tokens)
+    while queue:
+        token = queue.pop(0)
+        if not token.startswith("--") or token == "--":
+            problems.append(f"{token!r}: expected an option such as --train.max_epochs 5")
+            continue
+        key, equals, text = token[2:].partition("=")
+        key = ".".join(part.replace("-", "_") for part in key.split("."))
+        if not equals:
+            if not queue or queue[0].startswith("--"):
+                problems.append(f"--{key}: expected a value after it")
+                continue
+            text = queue.pop(0)
+        if not _accepts(key, known):
+            problems.append(f"--{key}: unknown option{did_you_mean(key, known)}")
+            continue
+        try:
+            found[key] = _from_here(key, yaml.load(text, Loader=_Loader))
+        except yaml.YAMLError:
+            problems.append(f"--{key}: {text!r} is not a YAML value; quote it")
+    if problems:
+        raise ConfigError(problems)
+    return found
+
+
+def load_config(schema: type[Schema], file: Path, overrides: Mapping[str, Any] | None = None) -> Schema:
+    """Read ``file``, put ``overrides`` (dotted key -> value) over it and check the whole against ``schema``.
+
+    Raises:
+        ConfigError: every problem, each with the file or option and its dotted key.
+    """
+    overrides = dict(overrides or {})
+    tree = _read_yaml(file)
+    for key in _PATHS:
+        _resolve(tree, key.split("."), file.parent)
+    for key, value in overrides.items():
+        _insert(tree, key, value)
+    known = schema.model_fields
+    if "name" in known and "root" in known:
+        tree.setdefault("name", re.sub(r"[^\w.-]", "-", file.stem))
+        tree.setdefault("root", str(file.parent))
+        tree.setdefault("workspace", os.environ.get("CURATE_WORKSPACE") or "workspace")
+        tree["workspace"] = os.path.abspath(os.path.expanduser(str(tree["workspace"])))
+    try:
+        return schema.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_problems(error, file, overrides, schema)) from None
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{file}: expected text in UTF-8") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{file}{line}: not valid YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file}: not valid YAML: {error}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
+        raise ConfigError(f"{file}: expected keys and values at the top level, got {type(tree).__name__}")
+    return tree
+
+
+def _problems(error: ValidationError, file: Path, overrides: Mapping[str, Any], schema: type[BaseModel]) -> list[str]:
+    """One sentence for every error pydantic found."""
+    sentences = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"])
+        where = f"--{key}" if key in overrides else str(file)
+        subject = f"{where}: {key}" if key not in overrides else where
+        if item["type"] == "extra_forbidden":
+            siblings = _section(schema, [str(part) for part in item["loc"][:-1]])
+            sentences.append(f"{subject}: unknown key{did_you_mean(str(item['loc'][-1]), siblings)}")
+        elif item["type"] == "missing":
+            sentences.append(f"{subject}: required, but not given")
+        else:
+            text = item["msg"].removeprefix("Value error, ")
+            got = "" if isinstance(item["input"], dict) else f", got {item['input']!r}"
+            sentences.append(f"{subject or where}: {text[0].lower()}{text[1:]}{got}")
+    return sentences
+
+
+def _section(schema: type[BaseModel], path: Sequence[str]) -> list[str]:
+    """Names of the fields of the section at ``path``."""
+    for name in path:
+        info = schema.model_fields.get(name)
+        if info is None or not (isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)):
+            return []
+        schema = info.annotation
+    return list(schema.model_fields)
+
+
+def _accepts(key: str, known: Mapping[str, FieldInfo]) -> bool:
+    """Whether ``key`` is a field, or lies inside a free mapping such as ``data.init_args``."""
+    if key in known:
+        return True
+    return any(key.startswith(f"{name}.") and _is_mapping(info.annotation) for name, info in known.items())
+
+
+def _is_mapping(annotation: Any) -> bool:
+    return typing.get_origin(annotation) is dict
+
+
+def _insert(tree: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for name in parents:
+        inner = tree.get(name)
+        if not isinstance(inner, dict):
+            inner = tree[name] = {}
+        tree = inner
+    tree[last] = value
+
+
+def _resolve(tree: Any, parts: Sequence[str], base: Path) -> None:
+    """Make the text at ``parts`` an absolute path, when it is there."""
+    for name in parts[:-1]:
+        tree = tree.get(name) if isinstance(tree, dict) else None
+    if isinstance(tree, dict) and isinstance(tree.get(parts[-1]), str):
+        tree[parts[-1]] = str(base / Path(tree[parts[-1]]).expanduser())
+
+
+def _from_here(key: str, value: Any) -> Any:
+    """A path given on the command line is meant from the current folder, wherever the file lies."""
+    last = key.rsplit(".", 1)[-1]
+    if isinstance(value, str) and (last == "path" or last.endswith("_path") or key in _PATHS) and "://" not in value:
+        return os.path.abspath(os.path.expanduser(value))
+    return value
+
+
+def _type_name(annotation: Any) -> str:
+    origin = typing.get_origin(annotation)
+    if origin is typing.Literal:
+        return "|".join(str(value) for value in typing.get_args(annotation))
+    if origin in (typing.Union, types.UnionType):
+        inner = [argument for argument in typing.get_args(annotation) if argument is not type(None)]
+        return "|".join(_type_name(argument) for argument in inner)
+    if origin is dict:
+        return "{key: value}"
+    if origin is list:
+        return "[...]"
+    return {str: "text", int: "integer", float: "number", bool: "true|false", Path: "path"}[annotation]
+
+
+def _default(info: FieldInfo) -> str:
+    value = info.get_default(call_default_factory=True)
+    if value is None:
+        return "empty"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,177 @@
+"""`curate index build | query | info | verify`. Only stages run here, no Prefect flow and no MLflow run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from flows import environment
+from flows.config import find_config, load_config, read_overrides
+from flows.errors import ConfigError
+from flows.modelling import ModelRun, checkpoint_of, index_of
+from flows.schema import IndexConfig
+from flows.screen import Screen
+from flows.tracking import Tracker
+
+
+def build(options: argparse.Namespace, tokens: list[str]) -> int:
+    """Train or load the model and index its training rows; prints where the index is."""
+    config = _config(options, tokens)
+    if config.index.path is not None:
+        raise ConfigError("index.path: names an index that is there already; leave it out to build one")
+    with Screen() as screen, ModelRun(config, screen) as run:
+        run.load(_resolver(config))
+        index = run.index(run.model())
+    console = Console()
+    values = index.values
+    console.print(
+        f"Index of {values['rows']:,} rows, {values['bytes_per_row']:,} bytes a row, "
+        f"{100 * values['coverage']:.1f} % of the parameters: {index_of(index)}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return 0
+
+
+def query(options: argparse.Namespace, tokens: list[str]) -> int:
+    """Show the strongest training rows for validation rows."""
+    config = _config(options, tokens)
+    rows = _rows(options.rows)
+    if options.top < 1:
+        raise ConfigError(f"--top: expected a number from 1, got {options.top}")
+    with Screen() as screen, ModelRun(config, screen) as run:
+        run.load(_resolver(config))
+        over = [row for row in rows if row >= run.loaded["n_validation"]]
+        if over:
+            raise ConfigError(f"--rows: there are {run.loaded['n_validation']} validation rows (from 0), got {over}")
+        if not run.is_indexed():
+            raise ConfigError(
+                f"there is no index for this configuration in {config.workspace}: build it with "
+                f"curate index build --config {options.config}"
+            )
+        model = run.model()
+        index = run.index(model)
+        inputs = {"index": index.digest, "rows": rows, "top": options.top, "opponents": options.opponents}
+        found = run.run(
+            "query",
+            inputs,
+            keep=False,
+            checkpoint=checkpoint_of(model),
+            index_path=index_of(index),
+            rows=rows,
+            top=options.top,
+            largest=not options.opponents,
+        )
+    if options.json:
+        print(json.dumps(found.values["queries"], indent=2, ensure_ascii=False))
+        return 0
+    console = Console()
+    for entry in found.values["queries"]:
+        console.print(_neighbours(entry, opponents=options.opponents))
+    return 0
+
+
+def info(options: argparse.Namespace, tokens: list[str]) -> int:
+    """Describe an index."""
+    _no_more(tokens)
+    from lorif_core import StoreError
+    from lorif_core.manifest import read_manifest
+
+    try:
+        manifest = read_manifest(Path(options.path))
+    except StoreError as error:
+        raise ConfigError(str(error)) from None
+    facts: dict[str, Any] = {
+        "path": str(Path(options.path).resolve()),
+        "complete": manifest.complete,
+        "rows": manifest.examples,
+        "bytes_per_row": manifest.bytes_per_example,
+        "shards": len(manifest.shards),
+        "layers": [
+            f"{layer.name} ({layer.kind}, {layer.d1} x {layer.d2}, rank {layer.rank})" for layer in manifest.layers
+        ],
+        "coverage": manifest.coverage,
+        "left_out": manifest.left_out,
+        "objective": manifest.objective,
+        "model": manifest.model,
+        "data": manifest.data_digest(),
+        "options": manifest.options,
+        "curvature": (manifest.curvature or {}).get("options"),
+    }
+    if options.json:
+        print(json.dumps(facts, indent=2, ensure_ascii=False))
+        return 0
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for key, value in facts.items():
+        lines = (
+            value
+            if isinstance(value, list)
+            else [f"{k}: {v}" for k, v in value.items()]
+            if isinstance(value, dict)
+            else [value]
+        )
+        table.add_row(key, "\n".join(str(line) for line in lines) or "none")
+    Console().print(table, highlight=False, markup=False)
+    return 0
+
+
+def verify(options: argparse.Namespace, tokens: list[str]) -> int:
+    """Check every byte of an index; exit code 1 when something is wrong with it, 2 when there is none."""
+    _no_more(tokens)
+    import lorif_core
+
+    path = Path(options.path)
+    if not (path / "manifest.json").is_file():
+        raise ConfigError(f"{path}: no index there (manifest.json is missing)")
+    with Screen() as screen:
+        screen.begin("verify")
+        problems = lorif_core.verify(path, progress=lambda done, total: screen.progress("files", done, total))
+        screen.end(f"problems: {len(problems)}" if problems else "every file is as it was written")
+    if options.json:
+        print(json.dumps({"path": str(path.resolve()), "problems": problems}, indent=2))
+    else:
+        for problem in problems:
+            print(problem)
+    return 1 if problems else 0
+
+
+def _config(options: argparse.Namespace, tokens: list[str]) -> IndexConfig:
+    environment.prepare()
+    overrides = read_overrides(tokens, IndexConfig)
+    if options.workspace is not None:
+        overrides["workspace"] = os.path.abspath(os.path.expanduser(options.workspace))
+    return load_config(IndexConfig, find_config(options.config), overrides)
+
+
+def _resolver(config: IndexConfig) -> Any:
+    return lambda uri, folder: Tracker(config.tracking, config.workspace).resolve(uri, folder)
+
+
+def _rows(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() for part in parts):
+        raise ConfigError(f"--rows: expected positions of validation rows such as 0,5,9; got {text!r}")
+    return [int(part) for part in parts]
+
+
+def _neighbours(entry: dict[str, Any], *, opponents: bool) -> Table:
+    who = "opponents" if opponents else "supporters"
+    table = Table(title=f"Validation row {entry['row']}, labelled {entry['label']}: strongest {who}")
+    for column in ("training row", "label", "score"):
+        table.add_column(column)
+    for neighbour in entry["neighbours"]:
+        table.add_row(str(neighbour["example_id"]), str(neighbour["label"]), f"{neighbour['score']:+.4g}")
+    return table
+
+
+def _no_more(tokens: list[str]) -> None:
+    if tokens:
+        raise ConfigError(f"unknown arguments: {' '.join(tokens)}")

@@ -1,0 +1,166 @@
+"""What every run starts with: read the data, get a model, index the training rows. No Prefect, no MLflow here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from flows import versions
+from flows.files import code_digest, digest_of
+from flows.outputs import check_writable
+from flows.runner import Finished, Runner
+from flows.schema import IndexConfig
+from flows.screen import Screen
+
+_SECTIONS = {"name", "root", "data", "model", "train", "index", "signals", "decide", "report"}
+
+
+class ModelRun:
+    """A model and its index, stage by stage. Use it as a context manager: no process is left behind.
+
+    Attributes:
+        config: the configuration.
+        screen: draws progress.
+        code: digest of the code and package versions that compute results.
+        runner: runs the stages.
+        stages: those that are finished, by name.
+    """
+
+    def __init__(self, config: IndexConfig, screen: Screen) -> None:
+        """Check the workspace; start a process that imports what the first stage needs.
+
+        Raises:
+            ConfigError: the workspace cannot be written.
+        """
+        self.config, self.screen = config, screen
+        check_writable(config.workspace, "workspace")
+        config.workspace.mkdir(parents=True, exist_ok=True)
+        self.code = digest_of({"sources": code_digest(), "versions": versions.deciding()})
+        self.runner = Runner(config.workspace, config.root, self.code, screen)
+        self.stages: dict[str, Finished] = {}
+        self._checkpoint: Path | None = config.model.checkpoint
+        self.runner.warm_up()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.runner.__exit__(kind, error, trace)
+
+    @property
+    def loaded(self) -> dict[str, Any]:
+        """What `load` found out about data and model (`flows.stages.prepare.load`)."""
+        return self.stages["load"].values
+
+    def load(self, resolve: Callable[[str, Path], Path]) -> None:
+        """Read and check the data, the model and what is to be loaded; nothing is computed.
+
+        Args:
+            resolve: gives the checkpoint of a registered model (`flows.tracking.Tracker.resolve`).
+
+        Raises:
+            InputError: the data, the model, the checkpoint or the index is wrong.
+            ConfigError: there is no such registered model.
+        """
+        config = self.config
+        if config.model.registered is not None:
+            self._checkpoint = resolve(config.model.registered, config.workspace / "models")
+        # What is read may change any time, so this stage is never reused; its inputs only name its folder.
+        named = config.model_dump(mode="json", include={"name", "data", "model", "root"})
+        self.stages["load"] = self.runner.run("load", named, self.arguments(), keep=False)
+
+    def model(self) -> Finished:
+        """Train the model, or take the one the configuration names."""
+        given = self._given_model()
+        if given is None:
+            return self.train("train", self.loaded["digest"], None)
+        self.screen.begin("train")
+        self.screen.end(f"loaded {self._checkpoint}")
+        self.stages["train"] = given
+        return given
+
+    def train(self, title: str, data_digest: str, decisions: str | None) -> Finished:
+        """Train on the data, after the edits in the file ``decisions`` if there is one; before and after share a cache.
+
+        Args:
+            title: ``train`` or ``retrain``.
+            data_digest: of the rows as they are trained on.
+            decisions: path of decisions to apply first.
+        """
+        inputs, arguments = self._train_inputs(data_digest), self.arguments(decisions=decisions)
+        done = self.runner.run("train", inputs, arguments, fresh=self._heavy and title != "train", title=title)
+        self.stages[title] = done
+        return done
+
+    def index(self, model: Finished) -> Finished:
+        """Index the training rows, or take the index the configuration names."""
+        options = self.config.index
+        if options.path is not None:
+            self.screen.begin("index")
+            self.screen.end(f"loaded {options.path}")
+            given = _given("index", self.loaded["index"], "manifest", options.path / "manifest.json")
+            self.stages["index"] = given
+            return given
+        arguments = self.arguments(checkpoint=checkpoint_of(model))
+        self.stages["index"] = self.runner.run("index", self._index_inputs(model), arguments, fresh=self._heavy)
+        return self.stages["index"]
+
+    def is_indexed(self) -> bool:
+        """Whether `model` and `index` would only find what is there."""
+        if self.config.index.path is not None:
+            return True
+        model = self._given_model() or self.runner.find("train", self._train_inputs(self.loaded["digest"]))
+        return model is not None and self.runner.find("index", self._index_inputs(model)) is not None
+
+    def run(self, stage: str, inputs: dict[str, Any], *, keep: bool = True, **extra: Any) -> Finished:
+        """Run a stage of this job; ``extra`` are arguments beside the configuration, paths of earlier results mostly."""
+        self.stages[stage] = self.runner.run(stage, inputs, self.arguments(**extra), keep=keep)
+        return self.stages[stage]
+
+    def arguments(self, **extra: Any) -> dict[str, Any]:
+        """What a stage gets: the sections of the configuration it may need, and ``extra``."""
+        arguments = self.config.model_dump(mode="json", include=_SECTIONS)
+        arguments["model"]["checkpoint"] = str(self._checkpoint) if self._checkpoint else None
+        arguments["data_digest"] = self.loaded["digest"] if "load" in self.stages else None
+        return arguments | extra
+
+    @property
+    def _heavy(self) -> bool:
+        """Whether training leaves something behind in its process: a GPU's memory, or a group of processes."""
+        return self.config.train.accelerator != "cpu" or self.config.train.devices > 1
+
+    def _given_model(self) -> Finished | None:
+        if self._checkpoint is None:
+            return None
+        return _given("train", self.loaded["checkpoint"], "checkpoint", self._checkpoint)
+
+    def _train_inputs(self, data_digest: str) -> dict[str, Any]:
+        return {
+            "data": data_digest,
+            "model": self.loaded["model"],
+            "init_args": self.config.model.init_args,
+            "train": self.config.train.model_dump(mode="json"),
+        }
+
+    def _index_inputs(self, model: Finished) -> dict[str, Any]:
+        options = self.config.index.model_dump(mode="json", exclude={"path"})
+        return {"data": self.loaded["digest"], "model": model.digest, "index": options}
+
+
+def checkpoint_of(model: Finished) -> str:
+    """Path of a model's checkpoint."""
+    return str(model.files["checkpoint"])
+
+
+def index_of(index: Finished) -> str:
+    """Path of an index."""
+    return str(index.files["manifest"].parent)
+
+
+def _given(stage: str, digest: str, name: str, path: Path) -> Finished:
+    """A result that the user brought, in place of a stage's."""
+    return Finished(stage, path.parent, digest, {}, {name: path}, 0.0, reused=True)

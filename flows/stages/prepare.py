@@ -1,0 +1,70 @@
+"""Stage load: read and check the data, the model and what is to be loaded, before anything is computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from curation.errors import ModelError
+from curation.examples import table_digest
+from flows.files import digest_file, digest_of
+from flows.stages.common import (
+    Arguments,
+    Output,
+    Progress,
+    model_class,
+    new_model,
+    open_data,
+    sources_digest,
+    trained_model,
+    true_labels,
+)
+from lorif_core import verify
+
+
+def load(arguments: Arguments, folder: Path, progress: Progress) -> Output:
+    """Open everything the job names; raise what is wrong with it; describe it.
+
+    Returns:
+        ``values``: ``digest``, ``n_train``, ``n_validation``, ``classes``, ``kind``, ``n_planted`` (rows whose label
+        differs from a known true one, None where the truth is not known), ``table`` and ``truth`` (digests of the
+        user's own columns and of the true labels, which training does not see), ``model`` (class, parameters, code digest),
+        ``checkpoint`` (sha256 or None), ``index`` (sha256 of the manifest of an index named by the user, or None).
+    """
+    progress("reading the data", 0, None)
+    data = open_data(arguments)
+    truth = true_labels(data)
+    planted = None if truth is None else int((truth != data.examples.filter(split="train")["label"]).sum())
+    checkpoint = arguments["model"]["checkpoint"]
+    if checkpoint is None:
+        model = new_model(arguments, data, seed=arguments["train"]["seed"])
+    else:
+        model = trained_model(arguments, data, checkpoint)
+    index = arguments["index"]["path"]
+    if index is not None:
+        if checkpoint is None:
+            raise ModelError(
+                f"index.path: the index at {index} belongs to one trained model: name it with model.checkpoint or "
+                "model.registered, or leave index.path out"
+            )
+        problems = verify(index, model, data.ordered_dataloader("train", arguments["index"]["batch_size"]))
+        if problems:
+            raise ModelError("\n".join(f"index.path: {problem}" for problem in problems))
+    return Output(
+        {
+            "digest": data.digest(),
+            "n_train": len(data.train_dataset),
+            "n_validation": len(data.validation_dataset),
+            "classes": list(data.classes),
+            "kind": data.payload_kind,
+            "n_planted": planted,
+            "table": table_digest(data.contents.table),
+            "truth": None if truth is None else digest_of(truth.to_list()),
+            "model": {
+                "class_path": model_class(arguments, data),
+                "parameters": sum(parameter.numel() for parameter in model.parameters()),
+                "code": sources_digest([model]),
+            },
+            "checkpoint": digest_file(Path(checkpoint)) if checkpoint else None,
+            "index": digest_file(Path(index) / "manifest.json") if index else None,
+        }
+    )

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from flows import __version__
+from flows.cli import main
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "lightning", "prefect", "mlflow", "polars", "numpy", "pydantic")
+
+
+def test_help_answers_within_a_second_and_imports_nothing_heavy() -> None:
+    best = 9.9
+    for _ in range(3):  # of a machine that does other things too
+        begin = time.perf_counter()
+        result = subprocess.run([sys.executable, "-m", "flows.cli", "--help"], cwd=ROOT, capture_output=True, text=True)
+        best = min(best, time.perf_counter() - begin)
+    assert result.returncode == 0
+    assert all(command in result.stdout for command in ("clean", "index", "serve"))
+    assert best < 1.0
+    code = f"import sys, flows.cli; print([name for name in {HEAVY!r} if name in sys.modules])"
+    seen = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert seen.stdout.strip() == "[]"
+
+
+def test_the_help_of_a_command_imports_no_torch_and_lists_every_key() -> None:
+    code = (
+        "import sys; from flows.cli import main; main(['clean', '--help']);"
+        "print([name for name in ('torch', 'prefect', 'mlflow', 'lightning', 'polars') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip().endswith("[]")
+    assert "--decide.action drop|relabel|review [drop]" in result.stdout
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"curate {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["clear"], "unknown command 'clear'; did you mean clean?"),
+        (["index", "qeury"], "unknown command 'qeury'; did you mean query?"),
+        (["frobnicate"], "known: clean, index, serve"),
+        (["clean"], "required: --config"),
+        (["clean", "--config", "nowhere.yaml"], "nowhere.yaml: no such configuration file"),
+        (["clean", "--config", "clean_digits", "--train.epochs", "3"], "--train.epochs: unknown option"),
+        (["clean", "--config", "clean_digits", "--train.max_epochs", "0"], "greater than or equal to 1, got 0"),
+        (["serve", "--config", "serve", "--cron", "at noon"], "cron: expected five fields"),
+        (["serve", "--config", "serve", "--timezone", "Mars/Olympus"], "got '0 3 * * *' and 'Mars/Olympus'"),
+        (["index", "query", "--config", "index", "--rows", "a,b"], "--rows: expected positions"),
+        (["index", "info", "/nowhere"], "no index at /nowhere"),
+        (["index", "verify", "/nowhere"], "/nowhere: no index there"),
+        (["index", "build", "--config", "index", "--index.path", "x"], "index.path: names an index that is there"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line_with_exit_code_2(
+    command: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CURATE_WORKSPACE", str(tmp_path / "workspace"))
+    assert main(command) == 2
+    printed = capsys.readouterr().err
+    assert said in printed
+    assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize("option", ["--workspace", "--output-dir"])
+def test_a_folder_that_cannot_be_written(
+    option: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CURATE_WORKSPACE", str(tmp_path / "workspace"))
+    (tmp_path / "file").write_text("x")
+    assert main(["clean", "--config", "clean_digits", option, str(tmp_path / "file" / "out")]) == 2
+    assert f"{tmp_path}/file/out cannot be written: Not a directory" in capsys.readouterr().err
+
+
+def test_an_output_folder_with_foreign_files(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CURATE_WORKSPACE", str(tmp_path / "workspace"))
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    assert main(["clean", "--config", "clean_digits", "--output-dir", str(out)]) == 2
+    assert "holds files of something else (notes.txt)" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["notes.txt"]

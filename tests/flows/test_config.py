@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows.config import describe, fields, find_config, load_config, read_overrides
+from flows.errors import ConfigError
+from flows.schema import CleanConfig, IndexConfig, ServeConfig
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+SCHEMAS = {"serve.yaml": ServeConfig, "index.yaml": IndexConfig}
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "job.yaml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def problems_of(file: Path, overrides: dict[str, object] | None = None) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load_config(CleanConfig, file, overrides)
+    return caught.value.problems
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.name)
+def test_every_shipped_file_fits_its_schema(file: Path) -> None:
+    config = load_config(SCHEMAS.get(file.name, CleanConfig), file)
+    assert file.read_text().startswith("# "), "a configuration begins by saying what it is for"
+    if isinstance(config, ServeConfig):
+        load_config(CleanConfig, find_config(str(config.clean)))
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.name)
+def test_a_shipped_file_repeats_no_default(file: Path) -> None:
+    schema = SCHEMAS.get(file.name, CleanConfig)
+    given = yaml.safe_load(file.read_text())
+    for key, info in fields(schema).items():
+        value = given
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if value is not None:
+            assert value != info.get_default(call_default_factory=True), f"{file.name}: {key} is the default"
+
+
+def test_every_field_has_a_description() -> None:
+    for schema in (CleanConfig, ServeConfig):
+        assert all(info.description for info in fields(schema).values())
+        assert all(f"--{key} " in describe(schema) for key in fields(schema))
+
+
+def test_all_problems_of_a_file_come_at_once(tmp_path: Path) -> None:
+    file = written(
+        tmp_path,
+        """
+data: {class_path: Digits}
+train: {max_epoch: 3, seed: abc}
+model: {checkpoint: a.ckpt, registered: "models:/m/1"}
+decide: {budget: 5, threshold: 1}
+inde: {}
+""",
+    )
+    problems = problems_of(file, {"train.devices": 0})
+    assert len(problems) == 6
+    text = "\n".join(problems)
+    assert f"{file}: train.max_epoch: unknown key; did you mean max_epochs?" in text
+    assert f"{file}: inde: unknown key; did you mean index?" in text
+    assert f"{file}: train.seed:" in text and "got 'abc'" in text
+    assert "--train.devices: input should be greater than or equal to 1, got 0" in text
+    assert "decide: budget and threshold both say where to cut" in text
+    assert "model: checkpoint and registered both name a model to load" in text
+
+
+def test_a_required_key_that_is_missing(tmp_path: Path) -> None:
+    assert problems_of(written(tmp_path, "train: {seed: 1}")) == [f"{tmp_path}/job.yaml: data: required, but not given"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: [1", "not valid YAML"),
+        ("- 1", "expected keys and values"),
+        ("data: {class_path: Digits}\ndata: {}", "line 2: not valid YAML: key 'data' is given twice"),
+    ],
+)
+def test_a_file_that_is_no_configuration(tmp_path: Path, text: str, said: str) -> None:
+    (problem,) = problems_of(written(tmp_path, text))
+    assert said in problem and str(tmp_path) in problem
+
+
+def test_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:
+    file = written(tmp_path, "data: {class_path: Digits}\nmodel: {init_args: {lr: 1e-3}}")
+    assert load_config(CleanConfig, file).model.init_args == {"lr": 1e-3}
+
+
+def test_overrides_win_and_reach_into_free_arguments(tmp_path: Path) -> None:
+    file = written(tmp_path, "data: {class_path: Digits, init_args: {noise: {rate: 0.1, kind: uniform}}}")
+    tokens = ["--data.init_args.noise.rate", "2e-1", "--train.gradient-clip=null", "--index.layers", "[head, 'body.*']"]
+    config = load_config(CleanConfig, file, read_overrides(tokens, CleanConfig))
+    assert config.data.init_args["noise"] == {"rate": 0.2, "kind": "uniform"}
+    assert config.train.gradient_clip is None
+    assert config.index.layers == ["head", "body.*"]
+
+
+def test_wrong_options_come_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_overrides(["--train.max_epoch", "3", "stray", "--decide.budgett", "1", "--index.bits"], CleanConfig)
+    first, second, third, fourth = caught.value.problems
+    assert first == "--train.max_epoch: unknown option; did you mean train.max_epochs?"
+    assert "stray" in second
+    assert third.endswith("did you mean decide.budget?")
+    assert fourth == "--index.bits: expected a value after it"
+
+
+def test_paths_start_from_the_file_and_on_the_command_line_from_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("CURATE_WORKSPACE", "elsewhere")
+    file = written(tmp_path, "data: {class_path: TableData}\nmodel: {checkpoint: a.ckpt}\nindex: {path: old}")
+    tokens = ["--data.init_args.path", "mine.csv", "--index.path", "new"]
+    config = load_config(CleanConfig, file, read_overrides(tokens, CleanConfig))
+    assert config.model.checkpoint == tmp_path / "a.ckpt"
+    assert config.index.path == here / "new"
+    assert config.data.init_args == {"path": str(here / "mine.csv")}
+    assert config.root == tmp_path and config.name == "job"
+    assert config.workspace == here / "elsewhere"
+
+
+def test_a_configuration_is_found_by_path_by_name_and_among_the_shipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_config("clean_digits") == CONFIGS / "clean_digits.yaml"
+    assert find_config("configs/clean_digits.yaml") == CONFIGS / "clean_digits.yaml"
+    own = tmp_path / "clean_digits.yaml"
+    own.write_text("data: {class_path: Digits}")
+    assert find_config("clean_digits") == own
+    with pytest.raises(
+        ConfigError, match=r"no such configuration file; did you mean clean_text\? Shipped: .*serve.yaml"
+    ):
+        find_config("clean_txt")
+    with pytest.raises(ConfigError, match="found a folder"):
+        find_config(str(tmp_path))
+
+
+def test_what_the_schema_holds_survives_json() -> None:
+    config = load_config(CleanConfig, CONFIGS / "clean_digits.yaml")
+    assert CleanConfig.model_validate(config.model_dump(mode="json")) == config
