@@ -3,7 +3,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command 
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check lint types bench browser clean
+.PHONY: demo test check lint types readme bench browser clean
 
 demo: $(VENV)/.installed ## Clean the digits: train, attribute, find and drop wrong labels, retrain, report
 	$(BIN)/curate clean --config configs/clean_digits.yaml
@@ -23,6 +23,9 @@ types: $(VENV)/.installed-dev
 
 browser: $(VENV)/.installed-dev ## Tests that look at pages in headless Chromium
 	$(BIN)/python -m pytest -q -m browser tests/browser
+
+readme: $(VENV)/.installed-dev ## Every command and snippet of the README, as a new user would run it
+	$(BIN)/python -m pytest -q -m readme tests/test_readme.py
 
 bench: $(VENV)/.installed-dev ## Figures as tables and JSON; DATA=folder of the benchmark data, for those that need it
 	$(BIN)/python -m tests.benchmarks $(if $(DATA),--data $(DATA))

@@ -1,0 +1,23 @@
+"""`python -m tests.benchmarks [--data DIR]`: every benchmark in turn; those that need data only where it is given."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from tests.benchmarks import bench_label_errors, fit_time, lds
+
+
+def main() -> None:
+    """Run them."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("--data", type=Path, help="folder that holds the folders data/ and truth/")
+    args = parser.parse_args()
+    fit_time.main([])
+    if args.data:
+        lds.main(["--data", str(args.data)])
+    bench_label_errors.main(["--data", str(args.data / "data")] if args.data else [])
+
+
+if __name__ == "__main__":
+    main()
