@@ -43,15 +43,14 @@ def probe(
 
     Raises:
         StoreError: the loader is empty.
-        ValueError: the loss of an example depends on the others, or (`strict`) layers cannot be attributed.
+        ValueError: (`strict`) layers cannot be attributed, or nothing remains.
     """
     batch = next(iter(loader), None)
     if batch is None or batch_rows(batch) == 0:
         raise StoreError("the loader gave no examples: nothing to index")
     batch = to_device(batch, device)
-    twice, thrice = (
-        _input_shapes(model, loss, coverage.layers, select_rows(batch, rows)) for rows in ([0, 0], [0, 0, 0])
-    )
+    two_rows, three_rows = select_rows(batch, [0, 0]), select_rows(batch, [0, 0, 0])
+    twice, thrice = (_input_shapes(model, loss, coverage.layers, rows) for rows in (two_rows, three_rows))
     mixing: dict[str, str] = {}
     shared: Shared = {}
     for name, calls in twice.items():
@@ -62,6 +61,10 @@ def probe(
                 mixing[name] = (
                     f"its input has shape {two} for two examples, {three} for three: they must be its first axis"
                 )
+    alone = {layer.name: layer for layer in coverage.layers if layer.name in shared}
+    for name in [name for name in shared if not _broadcasts(model, loss, alone[name], shared[name], two_rows)]:
+        mixing[name] = "it runs once for the whole batch, and the model does not broadcast its output"
+        del shared[name]
     usable = coverage.without(mixing, model, strict)
     seen = _run(model, loss, usable.layers, batch, shared)
     unused = {
@@ -101,12 +104,20 @@ def _input_shapes(model: nn.Module, loss: Loss, layers: list[Layer], batch: Batc
     return found
 
 
-def _run(model: nn.Module, loss: Loss, layers: list[Layer], batch: Batch, shared: Shared) -> _Seen:
-    """Positions of every layer the loss reaches, layers under no_grad, and inputs changed in place later.
+def _broadcasts(model: nn.Module, loss: Loss, layer: Layer, axes: int, batch: Batch) -> bool:
+    """Whether the model gives the same losses when the shared layer's output is expanded to one copy an example."""
+    with torch.no_grad():
+        plain = loss(model, batch)
+    with tapped(model, [layer], lambda layer, x: None, lambda layer, kept, dy: None, {layer.name: axes}) as tape:
+        try:
+            expanded = tape(loss, batch)
+        except RuntimeError:  # torch's error for shapes that do not fit
+            return False
+    return torch.allclose(plain.float(), expanded.float(), rtol=1e-3, atol=1e-5, equal_nan=True)
 
-    Raises:
-        ValueError: expanding shared layers changed the loss: the model does not broadcast their output.
-    """
+
+def _run(model: nn.Module, loss: Loss, layers: list[Layer], batch: Batch, shared: Shared) -> _Seen:
+    """Positions of every layer the loss reaches, layers under no_grad, and inputs changed in place later."""
     size, seen = batch_rows(batch), _Seen()
 
     def count(layer: Layer, kept: tuple[Tensor, int], dy: Tensor) -> None:
@@ -116,14 +127,7 @@ def _run(model: nn.Module, loss: Loss, layers: list[Layer], batch: Batch, shared
         here = dy.numel() // (layer.columns * size) if isinstance(layer.rule, PairedRule) else 1
         seen.positions[layer.name] = seen.positions.get(layer.name, 0) + here
 
-    with torch.no_grad():
-        plain = loss(model, batch)
     with tapped(model, layers, lambda layer, x: (x, x._version), count, shared) as tape:
-        losses = tape(loss, batch)
+        tape(loss, batch)
         seen.no_grad |= tape.no_grad
-    if not torch.allclose(plain.float(), losses.float(), rtol=1e-3, atol=1e-5, equal_nan=True):
-        raise ValueError(
-            f"layers {sorted(shared)} run once for the whole batch and the model does not broadcast their output: "
-            "leave them out with layers=[...]"
-        )
     return seen
