@@ -4,13 +4,18 @@ Annotations are evaluated here: Prefect sends a flow to another process, which d
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
+from uuid import UUID
 
 import polars as pl
-from prefect import flow, task
+from prefect import flow, runtime, task
 from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Crashed
 
 from flows.cleaning import CleanRun
 from flows.schema import CleanConfig
@@ -46,7 +51,9 @@ def clean_prepared(run: CleanRun, on_start: Callable[[], None]) -> dict[str, Any
 
 
 def _steps(run: CleanRun) -> dict[str, Any]:
-    run.begin()
+    killed = run.begin(runtime.flow_run.id)
+    if killed is not None:
+        mark_crashed(killed)
     model = _step("train", run.model)()
     index = _step("index", run.index)(model)
     scores = _step("score", run.score)(model, index)
@@ -62,6 +69,14 @@ def _steps(run: CleanRun) -> dict[str, Any]:
 def _step(name: str, call: Callable[P, R]) -> Callable[P, R]:
     """A step as a Prefect task: what passes between tasks is small (figures and paths), nothing is cached or kept."""
     return task(name=name, cache_policy=NO_CACHE, persist_result=False, retries=0)(call)
+
+
+def mark_crashed(flow_run_id: str) -> None:
+    """Say of a flow run that its process was killed: Prefect shows it as running otherwise."""
+    with get_client(sync_client=True) as client, suppress(ObjectNotFound):  # it may have run on another server
+        state = client.read_flow_run(UUID(flow_run_id)).state
+        if state is not None and state.is_running():
+            client.set_flow_run_state(UUID(flow_run_id), Crashed(message="Its process was killed."), force=True)
 
 
 def publish(summary: dict[str, Any]) -> None:

@@ -56,6 +56,7 @@ class CleanRun(ModelRun):
         self.unchanged: dict[str, Any] | None = None
         self.services = Services(config.tracking, config.workspace)
         self._runs: dict[str, str] = {}
+        self._flow_run_id: str | None = None
         self._folder: RunFolder | None = None
 
     def __exit__(
@@ -64,9 +65,8 @@ class CleanRun(ModelRun):
         super().__exit__(kind, error, trace)
         if error is not None and self._folder is not None and self._folder.running:
             interrupted = isinstance(error, KeyboardInterrupt)
-            with suppress(
-                OSError, CurationError
-            ):  # what ended the run is told, not that a full disk takes no note of it
+            # What ended the run is the error to tell, not that a full disk takes no note of it.
+            with suppress(OSError, CurationError):
                 self._folder.fail("interrupted" if interrupted else "failed")
                 with recording():
                     self.tracker.finish("KILLED" if interrupted else "FAILED")
@@ -102,19 +102,28 @@ class CleanRun(ModelRun):
             write_json(path / SUMMARY, self.unchanged)
             self._folder.end(self.code, RESULTS)
 
-    def begin(self) -> None:
-        """Take the output folder and open the MLflow run, the one of an interrupted start when there was one."""
+    def begin(self, flow_run_id: str | None) -> str | None:
+        """Take the output folder and open the MLflow run, the one of an interrupted start when there was one.
+
+        Returns:
+            The Prefect run of an earlier start of this run that was killed and so looks as if it were still running.
+
+        Raises:
+            ConfigError: another process is at work on the same run.
+        """
         config, loaded = self.config, self.loaded
+        killed = self.folder.take()
         with recording():
             tags = {"curate.command": self.command, "curate.run": self.folder.digest}
             run_id = self.tracker.start(config.name, tags, resume=self.folder.mlflow_run_id)
-            self.folder.begin(
-                {"name": config.name, "started": _now(), "mlflow_run_id": run_id, "command": self.command}
-            )
+            ids = {"mlflow_run_id": run_id, "flow_run_id": flow_run_id}
+            self.folder.begin({"name": config.name, "started": _now(), "command": self.command, **ids})
             self.tracker.log(params=_flat(config.model_dump(mode="json", exclude={"workspace", "root", "tracking"})))
             source = str(config.data.init_args.get("path", config.data.class_path))
             rows = loaded["n_train"] + loaded["n_validation"]
             self.tracker.dataset(config.name, loaded["digest"], source, rows=rows, context="training")
+        self._flow_run_id = flow_run_id
+        return killed
 
     def score(self, model: Finished, index: Finished) -> Finished:
         """Compute every signal of every training row."""
@@ -124,8 +133,13 @@ class CleanRun(ModelRun):
 
     def decide(self, model: Finished, index: Finished, scores: Finished) -> Finished:
         """Decide what happens to every row, with reasons a person understands."""
-        inputs = {"scores": scores.digest, "index": index.digest, "truth": self.loaded["truth"]} | {
-            name: getattr(self.config, name).model_dump(mode="json") for name in ("signals", "decide", "report")
+        inputs = {
+            "scores": scores.digest,
+            "index": index.digest,
+            "truth": self.loaded["truth"],
+            "signals": self.config.signals.model_dump(mode="json"),
+            "decide": self.config.decide.model_dump(mode="json"),
+            "examples": self.config.report.examples,
         }
         return self.run(
             "decide",
@@ -216,7 +230,7 @@ class CleanRun(ModelRun):
             self.config,
             self.stages,
             folder=self.folder.path,
-            run_id=self.tracker.run_id,
+            run_ids={"mlflow_run_id": self.tracker.run_id, "prefect_flow_run_id": self._flow_run_id},
             uri=self.tracker.uri,
             total_seconds=time.monotonic() - self._began,
             digests={"run": self.folder.digest, "data": self.loaded["digest"], "code": self.code},

@@ -153,7 +153,7 @@ def load_config(schema: type[Schema], file: Path, overrides: Mapping[str, Any] |
         _insert(tree, key, value)
     known = schema.model_fields
     if "name" in known and "root" in known:
-        tree.setdefault("name", re.sub(r"[^\w.-]", "-", file.stem))
+        tree.setdefault("name", re.sub(r"[^\w.-]", "-", file.stem).lstrip("_.-") or "run")
         tree.setdefault("root", str(file.parent))
         tree.setdefault("workspace", os.environ.get("CURATE_WORKSPACE") or "workspace")
         tree["workspace"] = os.path.abspath(os.path.expanduser(str(tree["workspace"])))

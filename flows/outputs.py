@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from flows.errors import ConfigError
 from flows.files import digest_file, read_json, write_json
 
@@ -71,7 +73,7 @@ class RunFolder:
             ConfigError: it holds another run, or foreign files; ``key`` is the option that names it.
         """
         self.path, self.digest = path, digest
-        self._taken = False
+        self._lock = FileLock(path / ".lock")
         check_free(path, key)
         self._found = read_json(path / RUN) or {}
         held = self._found.get("digest")
@@ -89,7 +91,7 @@ class RunFolder:
     @property
     def running(self) -> bool:
         """Whether this run took the folder and has not ended."""
-        return self._taken
+        return self._lock.is_locked
 
     def finished(self, code: str) -> dict[str, Any] | None:
         """The summary, when all results of this run by this code are there and untouched in size."""
@@ -101,12 +103,27 @@ class RunFolder:
                 return None
         return read_json(self.path / SUMMARY)
 
-    def begin(self, entries: Mapping[str, Any]) -> None:
-        """Take the folder: write ``run.json`` with status running."""
+    def take(self) -> str | None:
+        """Take the folder for this process.
+
+        Returns:
+            The Prefect run that an earlier start of this run left running, as one that was killed does.
+
+        Raises:
+            ConfigError: it cannot be written, or another process is at work on the same run.
+        """
         check_writable(self.path, "output_dir")
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise ConfigError(f"output_dir: another process is at work on {self.path}: wait for it to end") from None
+        return self._found.get("flow_run_id") if self._found.get("status") == "running" else None
+
+    def begin(self, entries: Mapping[str, Any]) -> None:
+        """Write ``run.json`` with status running; the folder was taken."""
         self._found = {**entries, "digest": self.digest, "status": "running"}
         write_json(self.path / RUN, self._found)
-        self._taken = True
 
     def end(self, code: str, results: Sequence[str]) -> None:
         """Mark the run finished, with the files it consists of."""
@@ -114,9 +131,10 @@ class RunFolder:
         digests = {name: digest_file(self.path / name) for name in results}
         self._found = {**self._found, "status": "finished", "code": code, "results": sizes, "sha256": digests}
         write_json(self.path / RUN, self._found)
-        self._taken = False
+        self._lock.release()
 
     def fail(self, status: str) -> None:
         """Note that the run stopped (``failed`` or ``interrupted``); the same command goes on."""
         self._found = {**self._found, "status": status}
         write_json(self.path / RUN, self._found)
+        self._lock.release()

@@ -33,7 +33,7 @@ def summarise(
     stages: Mapping[str, Finished],
     *,
     folder: Path,
-    run_id: str | None,
+    run_ids: Mapping[str, str | None],
     uri: str,
     total_seconds: float,
     digests: Mapping[str, str],
@@ -44,7 +44,7 @@ def summarise(
         config: the configuration.
         stages: the finished stages by name.
         folder: of the results.
-        run_id: MLflow's parent run.
+        run_ids: MLflow's parent run and Prefect's flow run, under the keys they get.
         uri: where MLflow keeps it.
         total_seconds: wall time of the whole command so far.
         digests: what the results are of.
@@ -74,7 +74,7 @@ def summarise(
         "model": loaded["model"],
         "digests": {**digests, **{name: stage.digest for name, stage in stages.items()}},
         "versions": versions.recorded(),
-        "mlflow_run_id": run_id,
+        **run_ids,
         "mlflow_tracking_uri": uri,
         "mlflow_command": mlflow_command(uri),
         "files": files(folder),

@@ -147,7 +147,10 @@ class Tracker:
         history: Sequence[Mapping[str, float]] = (),
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        """Add to a run (the parent by default); ``history`` has one mapping an epoch with its number in ``epoch``."""
+        """Add to a run (the parent by default); a parameter that is there keeps its value.
+
+        ``history`` has one mapping an epoch, with its number in ``epoch``.
+        """
         from mlflow.entities import Metric, Param, RunTag
 
         now = int(time.time() * 1000)
@@ -155,9 +158,11 @@ class Tracker:
         for row in history:
             step = int(row.get("epoch", 0))
             points += [Metric(f"{k}", float(v), now, step) for k, v in row.items() if k != "epoch" and _finite(v)]
-        texts = [Param(name, str(value)[:_MAX_PARAM]) for name, value in (params or {}).items()]
-        notes = [RunTag(name, value) for name, value in (tags or {}).items()]
         target = run_id or self._parent()
+        there = self._client.get_run(target).data.params if params else {}
+        new = {name: value for name, value in (params or {}).items() if name not in there}
+        texts = [Param(name, str(value)[:_MAX_PARAM]) for name, value in new.items()]
+        notes = [RunTag(name, value) for name, value in (tags or {}).items()]
         for first in range(0, max(len(points), 1), 1000):  # MLflow takes 1000 metrics and 100 parameters at a time
             self._client.log_batch(target, metrics=points[first : first + 1000], tags=notes if first == 0 else [])
         for first in range(0, len(texts), 100):

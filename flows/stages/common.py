@@ -74,12 +74,14 @@ def model_class(arguments: Arguments, data: CuratedData) -> str:
 
 def new_model(arguments: Arguments, data: CuratedData, seed: int) -> LightningModule:
     """The model of a job with fresh weights drawn from ``seed``."""
-    return build_model(model_class(arguments, data), arguments["model"]["init_args"], data.model_defaults(), seed=seed)
+    init_args, root = arguments["model"]["init_args"], arguments["root"]
+    return build_model(model_class(arguments, data), init_args, data.model_defaults(), seed=seed, root=root)
 
 
 def trained_model(arguments: Arguments, data: CuratedData, checkpoint: str | Path) -> LightningModule:
     """The model of a job with the weights of ``checkpoint``, in eval mode, on the job's device."""
-    model = load_model(model_class(arguments, data), checkpoint, arguments["model"]["init_args"], data.model_defaults())
+    init_args, root = arguments["model"]["init_args"], arguments["root"]
+    model = load_model(model_class(arguments, data), checkpoint, init_args, data.model_defaults(), root=root)
     return model.to(device(arguments))
 
 

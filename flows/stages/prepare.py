@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torch import nn
+
 from curation.errors import ModelError
 from curation.examples import table_digest
+from curation.models import check_batch
 from flows.files import digest_file, digest_of
 from flows.stages.common import (
     Arguments,
@@ -19,6 +22,7 @@ from flows.stages.common import (
     true_labels,
 )
 from lorif_core import verify
+from lorif_core.coverage import cover
 
 
 def load(arguments: Arguments, folder: Path, progress: Progress) -> Output:
@@ -39,6 +43,8 @@ def load(arguments: Arguments, folder: Path, progress: Progress) -> Output:
         model = new_model(arguments, data, seed=arguments["train"]["seed"])
     else:
         model = trained_model(arguments, data, checkpoint)
+    check_batch(model, next(iter(data.ordered_dataloader("train"))), len(data.classes))
+    _check_layers(model, arguments["index"])
     index = arguments["index"]["path"]
     if index is not None:
         if checkpoint is None:
@@ -68,3 +74,15 @@ def load(arguments: Arguments, folder: Path, progress: Progress) -> Output:
             "index": digest_file(Path(index) / "manifest.json") if index else None,
         }
     )
+
+
+def _check_layers(model: nn.Module, options: Arguments) -> None:
+    """Nothing, when every layer can be indexed; the index stage, after a training, is too late to find out.
+
+    Raises:
+        ModelError: naming all layers that cannot.
+    """
+    try:
+        cover(model, options["layers"], strict=options["strict"])
+    except ValueError as error:
+        raise ModelError(f"index.layers, index.strict: {error}") from error

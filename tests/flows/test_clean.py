@@ -38,7 +38,7 @@ def first(curate: Callable[..., int], workspace: Path) -> dict[str, Any]:
     """The summary of the first run, as it was when it ended."""
     assert curate() == 0
     (folder,) = (workspace / "runs").iterdir()
-    assert sorted(path.name for path in folder.iterdir()) == RESULTS
+    assert sorted(path.name for path in folder.glob("[!.]*")) == RESULTS
     return json.loads((folder / "summary.json").read_text())
 
 

@@ -11,6 +11,7 @@ from flows.outputs import RUN, SUMMARY, RunFolder, check_free, check_writable
 
 def finished_run(path: Path, digest: str = "d1", code: str = "c1") -> RunFolder:
     folder = RunFolder(path, digest, "output_dir")
+    assert folder.take() is None
     folder.begin({"name": "digits", "started": "today", "mlflow_run_id": "m1"})
     write_json(path / SUMMARY, {"n_flagged": 3})
     folder.end(code, [SUMMARY])
@@ -35,11 +36,28 @@ def test_a_result_that_is_gone_or_cut_makes_the_run_unfinished(tmp_path: Path) -
 
 def test_an_interrupted_run_goes_on_in_its_folder(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run", "d1", "output_dir")
-    folder.begin({"name": "digits", "mlflow_run_id": "m1"})
+    folder.take()
+    folder.begin({"name": "digits", "mlflow_run_id": "m1", "flow_run_id": "f1"})
     assert folder.running
     folder.fail("interrupted")
     again = RunFolder(tmp_path / "run", "d1", "output_dir")
     assert again.finished("c1") is None and again.mlflow_run_id == "m1"
+    assert again.take() is None, "its Prefect run has ended in order"
+
+
+def test_a_killed_run_leaves_the_name_of_its_prefect_run(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run", "d1", "output_dir")
+    folder.take()
+    folder.begin({"name": "digits", "mlflow_run_id": "m1", "flow_run_id": "f1"})
+    folder._lock.release()  # as the system does when a process is gone
+    assert RunFolder(tmp_path / "run", "d1", "output_dir").take() == "f1"
+
+
+def test_two_processes_do_not_work_on_one_run(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run", "d1", "output_dir")
+    folder.take()
+    with pytest.raises(ConfigError, match="another process is at work on .*/run: wait for it"):
+        RunFolder(tmp_path / "run", "d1", "output_dir").take()
 
 
 def test_the_folder_of_another_run_is_refused_by_name(tmp_path: Path) -> None:
