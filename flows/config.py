@@ -244,7 +244,8 @@ def _resolve(tree: Any, parts: Sequence[str], base: Path) -> None:
 def _from_here(key: str, value: Any) -> Any:
     """A path given on the command line is meant from the current folder, wherever the file lies."""
     last = key.rsplit(".", 1)[-1]
-    if isinstance(value, str) and (last == "path" or last.endswith("_path") or key in _PATHS) and "://" not in value:
+    is_path = last == "path" or (last.endswith("_path") and last != "class_path") or key in _PATHS
+    if isinstance(value, str) and is_path and "://" not in value:
         return os.path.abspath(os.path.expanduser(value))
     return value
 

@@ -60,7 +60,7 @@ class TrainSection(Section):
         default="cpu", description="Where models run; auto takes a GPU when there is one."
     )
     devices: int = Field(default=1, ge=1, description="Number of devices of that kind.")
-    precision: Literal["32-true", "64-true", "bf16-true", "bf16-mixed", "16-true", "16-mixed"] = Field(
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
         default="32-true", description="Lightning's precision of numbers in training."
     )
     gradient_clip: float | None = Field(

@@ -19,6 +19,7 @@ DECIDED = (
     "n_flagged",
     "n_flagged_planted",
     "average_precision",
+    "average_precision_interval",
     "precision",
     "recall",
     "signals",

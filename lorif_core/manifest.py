@@ -116,11 +116,12 @@ def read_manifest(folder: Path) -> Manifest:
         raise StoreError(f"no index at {folder}: {MANIFEST} is missing; build it with fit(loader, path=...)") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise StoreError(f"{path} is damaged ({error}); restore it or rebuild the index") from None
+    found = body.get("format") if isinstance(body, dict) else type(body).__name__
+    if found != FORMAT:
+        raise StoreError(f"{path} is not a factor store's manifest: expected format {FORMAT!r}, got {found!r}")
     digest = body.pop("digest", None)
-    if body.get("format") != FORMAT:
-        raise StoreError(
-            f"{path} is not a factor store's manifest: expected format {FORMAT!r}, got {body.get('format')!r}"
-        )
+    if not isinstance(body.get("schema_version"), int):
+        raise StoreError(f"{path} is damaged: it has no schema version; restore it or rebuild the index")
     if body["schema_version"] > SCHEMA_VERSION:
         raise StoreError(
             f"{path} has schema version {body['schema_version']}, this lorif_core reads up to {SCHEMA_VERSION}: use a newer release"

@@ -20,6 +20,9 @@ from flows.stages.indexing import open_index
 from flows.stages.neighbours import Neighbours, strongest
 from lorif_core import LoRIF
 
+RESAMPLES = 200
+BOOTSTRAP_ROWS = 50_000
+
 
 def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     """Decide by the signal the configuration names; explain the rows that are not kept by their neighbours.
@@ -65,12 +68,13 @@ def measured(scores: pl.DataFrame, use: str, acted: np.ndarray, data: CuratedDat
     """How well wrong labels were found, where it is known which are; all None where it is not.
 
     Returns:
-        ``n_flagged_planted``, ``precision``, ``recall``, ``average_precision`` of the deciding signal and ``signals``,
-        that of each.
+        ``n_flagged_planted``, ``precision``, ``recall``, ``average_precision`` of the deciding signal with its
+        ``average_precision_interval``, and ``signals``, that of each.
     """
     names = [name for name in scores.columns if name != "example_id"]
     truth = true_labels(data)
-    nothing = dict.fromkeys(("n_flagged_planted", "precision", "recall", "average_precision"))
+    keys = ("n_flagged_planted", "precision", "recall", "average_precision", "average_precision_interval")
+    nothing = dict.fromkeys(keys)
     if truth is None:
         return {**nothing, "signals": dict.fromkeys(names)}
     from sklearn.metrics import average_precision_score
@@ -85,8 +89,30 @@ def measured(scores: pl.DataFrame, use: str, acted: np.ndarray, data: CuratedDat
         "precision": found / len(acted) if len(acted) else None,
         "recall": found / int(wrong.sum()),
         "average_precision": precision[use],
+        "average_precision_interval": precision_interval(wrong, scores[use].to_numpy()),
         "signals": precision,
     }
+
+
+def precision_interval(wrong: np.ndarray, scores: np.ndarray) -> list[float] | None:
+    """95 % bootstrap interval over rows of the average precision; None for more rows than that takes seconds for.
+
+    Args:
+        wrong: bool [N], some True.
+        scores: float [N], higher = more likely wrong.
+    """
+    if len(wrong) > BOOTSTRAP_ROWS:
+        return None
+    from sklearn.metrics import average_precision_score
+
+    random = np.random.default_rng(0)
+    found: list[float] = []
+    while len(found) < RESAMPLES:
+        rows = random.integers(len(wrong), size=len(wrong))
+        if wrong[rows].any():
+            found.append(average_precision_score(wrong[rows], scores[rows]))
+    low, high = np.quantile(found, [0.025, 0.975])
+    return [float(low), float(high)]
 
 
 def _explain(

@@ -30,6 +30,17 @@ from flows.stages.common import Arguments, Output, Progress, open_data, true_lab
 
 CURVES = {"val_accuracy": ("Validation accuracy", "fraction"), "train_loss": ("Training loss", "number")}
 
+SIGNALS = {
+    "kernel_loo": "the model's features prefer another label when the row is left out",
+    "loo_logits": "its last layer does, when the row is left out",
+    "loss": "cross entropy of the model at the label",
+    "margin": "likeliest other logit minus the label's",
+    "self_influence": "how much the row itself lowers its own loss (LoRIF)",
+    "proponent_votes": "its strongest proponents carry another label (LoRIF)",
+    "trusted_influence": "the row raises the loss of the validation rows (LoRIF)",
+    "rank_average": "mean rank over several signals",
+}
+
 
 def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     """Write ``report.html``.
@@ -120,7 +131,9 @@ def _truth(summary: Mapping[str, Any]) -> list[Figure]:
         figures.insert(
             0, Figure("Flagged rows that are wrong", hits / flagged, *wilson(hits, flagged), "fraction", note)
         )
-    return [*figures, Figure("Average precision", summary["average_precision"], note=f"of {planted:,} wrong labels")]
+    low, high = summary["average_precision_interval"] or (None, None)
+    note = f"of {planted:,} wrong labels"
+    return [*figures, Figure("Average precision", summary["average_precision"], low, high, note=note)]
 
 
 def _rows(arguments: Arguments, data: CuratedData, decisions: pl.DataFrame) -> list[ReportRow]:
@@ -196,6 +209,7 @@ def _signals(arguments: Arguments, scores: pl.DataFrame, summary: Mapping[str, A
     return [
         SignalSummary(
             name=name,
+            description=SIGNALS[name],
             average_precision=summary["signals"].get(name),
             correlation=scores.select(pl.corr(name, use, method="spearman")).item(),
             default=name == use,

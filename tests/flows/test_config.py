@@ -151,3 +151,10 @@ def test_a_configuration_is_found_by_path_by_name_and_among_the_shipped(
 def test_what_the_schema_holds_survives_json() -> None:
     config = load_config(CleanConfig, CONFIGS / "clean_digits.yaml")
     assert CleanConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_a_class_named_on_the_command_line_is_not_taken_for_a_file():
+    options = ["--data.class_path", "TableData", "--model.class_path", "my.Net", "--model.checkpoint", "a.ckpt"]
+    found = read_overrides(options, CleanConfig)
+    assert found["data.class_path"] == "TableData" and found["model.class_path"] == "my.Net"
+    assert Path(found["model.checkpoint"]).is_absolute()

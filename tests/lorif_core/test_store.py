@@ -191,6 +191,14 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
         FactorStore.open(tmp_path)
 
 
+@pytest.mark.parametrize("text", ["[]", "null", '"x"', "{}", '{"format": "lorif-factors"}', "not json"])
+def test_a_manifest_of_something_else_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "manifest.json").write_text(text)
+    assert len(verify(tmp_path)) == 1
+    with pytest.raises(StoreError, match=r"manifest\.json"):
+        FactorStore.open(tmp_path)
+
+
 @pytest.mark.parametrize("ids", [["a", "ü", "", "c d"], [3, 1, -(2**62)]])
 def test_ids_come_back(ids: list) -> None:
     assert decode_ids(encode_ids(ids)) == ids
