@@ -184,8 +184,8 @@ def _disagreement(label: str, other: str, own: float, confidence: float) -> str:
     if confidence >= own:
         return f"labelled {label}, the model without this row says {other} at {_probability(confidence)}"
     return (
-        f"labelled {label}, the model without this row says {label} at only {_probability(own)} "
-        f"and {other} at {_probability(confidence)}"
+        f"labelled {label}, the model without this row says {label} at {_probability(own)}, "
+        f"then {other} at {_probability(confidence)}"
     )
 
 

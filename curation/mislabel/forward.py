@@ -5,9 +5,9 @@ Axes: N training rows, B rows of a batch, T tokens of a row, d inputs of a layer
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from curation.errors import ModelError, TrainingError
+from curation.mislabel.bags import TokenBags
 from curation.mislabel.checks import check_labels, require_finite
 
 # Wider inputs are brought to this width by random signs, which keep distances to within a few per cent.
 SKETCH_WIDTH = 512
 SKETCH_SEED = 0
+PADDING = -1
 
 
 @dataclass(frozen=True)
@@ -27,14 +29,14 @@ class Forward:
     """What a model makes of every training row, in index order.
 
     Attributes:
-        inputs: float32 [N, d_l], one array a layer, in the order the model calls them; the last one belongs to the
-            classification head and is never sketched.
+        inputs: what the layers saw, in the order the model calls them: float32 [N, d] of a Linear (sketched to
+            ``SKETCH_WIDTH`` columns if wider), ``TokenBags`` of an Embedding; the classification head last, never sketched.
         logits: float32 [N, K].
         labels: int64 [N], the codes the loader gave.
         names: the layers' names, beside ``inputs``.
     """
 
-    inputs: tuple[np.ndarray, ...]
+    inputs: tuple[np.ndarray | TokenBags, ...]
     logits: np.ndarray
     labels: np.ndarray
     names: tuple[str, ...] = ()
@@ -42,16 +44,18 @@ class Forward:
     @property
     def features(self) -> np.ndarray:
         """Inputs of the classification head, float32 [N, d]."""
-        return self.inputs[-1]
+        head = self.inputs[-1]
+        if isinstance(head, TokenBags):
+            raise ValueError("the last of a forward pass's inputs must be those of the classification head")
+        return head
 
 
 def forward_pass(model: nn.Module, loader: Iterable[Sequence[Tensor]], device: str | torch.device = "cpu") -> Forward:
     """Run every row through ``model`` once, in eval mode and without gradients.
 
-    Kept are the inputs of every ``nn.Linear`` that sees one vector a row and of every ``nn.Embedding`` (the mean of the
-    one-hot ids of the row, padding left out); wider ones than ``SKETCH_WIDTH`` multiplied by fixed random signs. A layer
-    called several times a pass, or on one vector a token or pixel, is left out. The classification head is the last
-    ``nn.Linear`` called; its output must be the logits.
+    Kept are the inputs of every ``nn.Linear`` that sees one vector a row and of every ``nn.Embedding`` that sees the row's
+    ids. Layers called several times a pass or on a vector per token or pixel are left out, as are convolutions. The
+    classification head is the last ``nn.Linear`` called; its output must be the logits.
 
     Args:
         model: ``model(x)`` gives logits [B, K], or an object that has them as ``.logits``. Its modes and place are as before
@@ -84,27 +88,27 @@ def forward_pass(model: nn.Module, loader: Iterable[Sequence[Tensor]], device: s
             module.training = training
     if not labels:
         raise ValueError("forward_pass: the loader has no rows")
-    names, inputs = recorder.layers()
     stacked, codes = np.concatenate(logits), np.concatenate(labels)
+    names, inputs = recorder.layers(len(codes))
     check_labels(codes, stacked.shape[1], rows=len(stacked))
-    for what, values in [("logits", stacked), *((f"inputs of {n}", v) for n, v in zip(names, inputs, strict=True))]:
-        require_finite(
-            values, what, error=TrainingError, advice="Train with a lower learning rate or clip the gradient."
-        )
+    advice = "Train with a lower learning rate or clip the gradient."
+    require_finite(stacked, "logits", error=TrainingError, advice=advice)
+    for name, values in zip(names, inputs, strict=True):
+        if isinstance(values, np.ndarray):
+            require_finite(values, f"inputs of {name}", error=TrainingError, advice=advice)
     return Forward(inputs, stacked, codes, names)
 
 
-@dataclass
 class _Recorder:
     """The layers' inputs of one pass, batch by batch."""
 
-    model: nn.Module
-    kept: dict[str, list[np.ndarray]] = field(default_factory=dict)
-    batch: dict[str, list[Tensor]] = field(default_factory=dict)
-    head: str | None = None
-    head_output: Tensor | None = None
-    left_out: set[str] = field(default_factory=set)
-    signs: dict[str, Tensor] = field(default_factory=dict)
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.kept: dict[str, list[np.ndarray]] = {}
+        self.calls: dict[str, list[Tensor]] = {}
+        self.signs: dict[str, Tensor] = {}
+        self.head = ""
+        self.head_output: Tensor | None = None
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -120,9 +124,9 @@ class _Recorder:
             for handle in handles:
                 handle.remove()
 
-    def _hook(self, name: str) -> Any:
+    def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def record(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-            self.batch.setdefault(name, []).append(arguments[0].detach())
+            self.calls.setdefault(name, []).append(arguments[0].detach())
             if isinstance(module, nn.Linear):
                 self.head, self.head_output = name, output
 
@@ -133,43 +137,33 @@ class _Recorder:
         if logits.ndim != 2 or len(logits) != rows:
             raise ModelError(f"expected logits of shape [{rows}, K] for a batch of {rows}, got {list(logits.shape)}")
         made = self.head_output
-        if self.head is None or made is None or made.shape != logits.shape or not torch.equal(made, logits):
-            last = "it has none" if self.head is None else f"the last one called, {self.head}, does not make them"
+        if made is None or made.shape != logits.shape or not torch.allclose(made, logits, 0.0, 0.0, equal_nan=True):
+            last = f"the last one called, {self.head}, does not make them" if self.head else "it has none"
             raise ModelError(
                 f"{type(self.model).__name__}: the logits must come straight out of an nn.Linear, and {last}. Label errors "
                 "are found in the inputs of that layer: end the model with one."
             )
-        for name, calls in self.batch.items():
-            if name in self.left_out:
-                continue
-            seen = self._vectors(name, calls, rows)
-            if seen is None and name == self.head:
-                raise ModelError(f"{type(self.model).__name__}: the head {name} must see one vector a row")
-            if seen is None:
-                self.left_out.add(name)
-                self.kept.pop(name, None)
-            else:
-                self.kept.setdefault(name, []).append(seen.float().cpu().numpy())
-        self.batch.clear()
+        for name, calls in self.calls.items():
+            seen = self._of_rows(name, calls, rows)
+            if seen is not None:
+                self.kept.setdefault(name, []).append(seen.cpu().numpy())
+        self.calls.clear()
         self.head_output = None
 
-    def _vectors(self, name: str, calls: list[Tensor], rows: int) -> Tensor | None:
-        """The layer's input as one vector a row [B, d], or None where it does not see one."""
+    def _of_rows(self, name: str, calls: list[Tensor], rows: int) -> Tensor | None:
+        """The layer's input as one row an example [B, d] or [B, T], or None where it does not see one."""
         seen = calls[-1]
-        if (len(calls) > 1 and name != self.head) or seen.ndim != 2 or len(seen) != rows:
+        if len(seen) != rows or seen.ndim > 2 or (len(calls) > 1 and name != self.head):
             return None
         module = self.model.get_submodule(name)
         if isinstance(module, nn.Embedding):
-            # The mean of the sketched one-hot rows is the sketch of their mean.
-            present = torch.ones_like(seen, dtype=torch.float32)
-            if module.padding_idx is not None:
-                present = (seen != module.padding_idx).float()
-            present = present / present.sum(dim=1, keepdim=True).clamp(min=1)
-            signs = self._signs(name, module.num_embeddings, seen.device)
-            return torch.einsum("bt,btd->bd", present, signs[seen])  # [B, T] x [B, T, d] -> [B, d]
+            ids = seen.reshape(rows, -1)
+            return ids if module.padding_idx is None else torch.where(ids == module.padding_idx, PADDING, ids)
+        if seen.ndim != 2:
+            return None
         if name != self.head and seen.shape[1] > SKETCH_WIDTH:
             return seen.float() @ self._signs(name, seen.shape[1], seen.device)  # [B, in] @ [in, d] -> [B, d]
-        return seen
+        return seen.float()
 
     def _signs(self, name: str, width: int, device: torch.device) -> Tensor:
         """Random signs [width, SKETCH_WIDTH] over sqrt(SKETCH_WIDTH): the same on every machine and in every run."""
@@ -180,7 +174,22 @@ class _Recorder:
             self.signs[name] = torch.from_numpy((2.0 * drawn - 1.0) / SKETCH_WIDTH**0.5).float().to(device)
         return self.signs[name]
 
-    def layers(self) -> tuple[tuple[str, ...], tuple[np.ndarray, ...]]:
-        """Names and inputs of the layers kept, the head last."""
-        names = [name for name in self.kept if name != self.head] + [str(self.head)]
-        return tuple(names), tuple(np.concatenate(self.kept[name]) for name in names)
+    def layers(self, rows: int) -> tuple[tuple[str, ...], tuple[np.ndarray | TokenBags, ...]]:
+        """Names and inputs of the layers that saw every one of the rows, the head last."""
+        names, inputs = [], []
+        for name in [*(name for name in self.kept if name != self.head), self.head]:
+            parts = self.kept.get(name, [])
+            if sum(map(len, parts)) == rows:
+                names.append(name)
+                embedding = isinstance(self.model.get_submodule(name), nn.Embedding)
+                inputs.append(TokenBags.from_ids(_padded(parts)) if embedding else np.concatenate(parts))
+        if names[-1:] != [self.head]:
+            raise ModelError(f"{type(self.model).__name__}: the head {self.head} must see one vector an example")
+        return tuple(names), tuple(inputs)
+
+
+def _padded(parts: list[np.ndarray]) -> np.ndarray:
+    """Batches of ids [B, T] under each other, those with fewer places padded."""
+    longest = max(part.shape[1] for part in parts)
+    widened = [np.pad(part, ((0, 0), (0, longest - part.shape[1])), constant_values=PADDING) for part in parts]
+    return np.concatenate(widened)

@@ -13,7 +13,7 @@ import polars as pl
 
 from curation.mislabel.checks import check_labels, require_finite
 from curation.mislabel.forward import Forward
-from curation.mislabel.kernel import kernel_loo
+from curation.mislabel.kernel import gap, kernel_loo
 from curation.mislabel.newton import loo_logits
 
 logger = logging.getLogger(__name__)
@@ -81,15 +81,6 @@ def signals(
     if constant:
         logger.warning("the signals %s are the same for every row and tell nothing", ", ".join(constant))
     return pl.DataFrame({name: np.asarray(values, dtype=np.float64) for name, values in columns.items()})
-
-
-def gap(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Largest score of another class minus that of the label, float64 [N], of scores [N, K]; above 0 = they disagree."""
-    rows = np.arange(len(labels))
-    others = np.array(scores, dtype=np.float64)
-    others[rows, labels] = -np.inf
-    difference: np.ndarray = others.max(axis=1) - scores[rows, labels]
-    return difference
 
 
 def ranks(values: np.ndarray) -> np.ndarray:

@@ -51,7 +51,7 @@ def test_linear_equals_refits(rows: int, width: int, classes: int, damping: floa
 def test_rbf_with_all_rows_as_landmarks_equals_refits_of_kernel_ridge(rows: int, width: int, classes: int) -> None:
     features, labels = drawn(rows, width, classes)
     values = rbf(standardised(features)) + 1.0  # the column of ones adds 1 to every dot product
-    lam = 0.5 * np.diag(values).mean()
+    lam = np.diag(values).mean()
     expected = np.empty((rows, classes))
     for i in range(rows):
         rest = np.arange(rows) != i
@@ -63,17 +63,19 @@ def test_rbf_with_all_rows_as_landmarks_equals_refits_of_kernel_ridge(rows: int,
 def test_rbf_with_few_landmarks_equals_refits_on_its_features() -> None:
     features, labels = drawn()
     tensor = torch.from_numpy(standardised(features))
-    mapped = kernel._rbf_features(lambda rows: tensor[rows], len(labels), 12, seed=3)(slice(None)).numpy()
+    mapped = kernel._rbf_features(lambda rows: tensor[rows], len(labels), 12, seed=3)(slice(0, len(labels))).numpy()
     assert mapped.shape == (len(labels), 12)
     got = kernel_loo(features, labels, K, landmarks=12, seed=3)
-    np.testing.assert_allclose(got, refit_without_each(mapped, labels, K, 0.5), atol=1e-10)
+    np.testing.assert_allclose(got, refit_without_each(mapped, labels, K, 1.0), atol=1e-10)
 
 
-def test_several_layers_are_brought_to_the_same_scale() -> None:
+def test_layers_are_weighted_by_the_inverse_of_how_sure_they_are() -> None:
     features, labels = drawn()
-    layers = [features[:, :2] * 1e4 + 7, features[:, 2:] * 1e-3]
-    expected = refit_without_each(np.c_[standardised(layers[0]), standardised(layers[1])], labels, K, 0.5)
-    np.testing.assert_allclose(kernel_loo(layers, labels, K, kernel="linear"), expected, atol=1e-9)
+    layers = [features[:, :2] * 1e4 + 7, np.ones((len(labels), 3)), features[:, 2:] * 1e-3]
+    alone = [kernel_loo(layer, labels, K) for layer in (layers[0], layers[2])]
+    shares = np.array([1 / np.abs(kernel.gap(scores, labels)).mean() for scores in alone])
+    expected = np.tensordot(shares / shares.sum(), np.stack(alone), axes=1)
+    np.testing.assert_allclose(kernel_loo(layers, labels, K), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", kernel.KERNELS)
