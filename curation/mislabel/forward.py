@@ -157,7 +157,7 @@ class _Recorder:
             return None
         module = self.model.get_submodule(name)
         if isinstance(module, nn.Embedding):
-            ids = seen.reshape(rows, -1)
+            ids = seen.reshape(rows, -1).to(torch.int32)
             return ids if module.padding_idx is None else torch.where(ids == module.padding_idx, PADDING, ids)
         if seen.ndim != 2:
             return None

@@ -44,6 +44,7 @@ def loo_logits(features: np.ndarray, logits: np.ndarray, labels: np.ndarray, *, 
         raise ValueError(f"damping must be positive, got {damping}")
 
     scores = torch.from_numpy(np.asarray(logits, dtype=np.float64))
+    codes = torch.from_numpy(np.asarray(labels, dtype=np.int64))
     probabilities = torch.softmax(scores, dim=1)  # [N, K]
     weights = (probabilities * (1 - probabilities)).mean(dim=1)  # [N]
 
@@ -62,7 +63,7 @@ def loo_logits(features: np.ndarray, logits: np.ndarray, labels: np.ndarray, *, 
     for block in blocks(len(labels)):
         quadratic = torch.linalg.solve_triangular(factor, rows(block).T, upper=False).square().sum(dim=0)  # [B]
         rest = (1 - weights[block] * quadratic).clamp(min=SMALLEST_REST)
-        targets = functional.one_hot(torch.from_numpy(labels[block]), scores.shape[1]).double()
+        targets = functional.one_hot(codes[block], scores.shape[1]).double()
         step = (quadratic / rest)[:, None] * (probabilities[block] - targets)  # [B, 1] * [B, K]
         left_out[block] = (scores[block] + step).numpy()
     return left_out

@@ -31,12 +31,15 @@ def test_joint_by_hand() -> None:
     labels = np.array([0, 0, 0, 1, 1, 0])
     # Thresholds: class 0 (0.9 + 0.7 + 0.8 + 0.4) / 4 = 0.7, class 1 (0.75 + 0.15) / 2 = 0.45.
     np.testing.assert_array_equal(confident_joint(probabilities, labels), [[3, 1], [1, 1]])
-    assert estimate_errors(probabilities, labels) == 2
+    assert estimate_errors(probabilities, labels) == 2  # 4 * 1 / 4 + 2 * 1 / 2
 
 
-def test_rows_that_reach_no_threshold_are_not_counted() -> None:
-    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.5, 0.5]])
-    np.testing.assert_array_equal(confident_joint(probabilities, np.array([0, 0, 1, 1]))[1], [0, 1])
+def test_rows_that_reach_no_threshold_err_as_often_as_the_others() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.7, 0.3], [0.2, 0.8], [0.95, 0.05], [0.1, 0.9], [0.59, 0.41], [0.55, 0.45]])
+    labels = np.array([0, 0, 0, 1, 1, 1, 1])
+    # Thresholds: class 0 (0.9 + 0.7 + 0.2) / 3 = 0.6, class 1 (0.05 + 0.9 + 0.41 + 0.45) / 4 = 0.4525: the last two reach none.
+    np.testing.assert_array_equal(confident_joint(probabilities, labels), [[2, 1], [1, 1]])
+    assert estimate_errors(probabilities, labels) == 3  # 3 * 1 / 3 + 4 * 1 / 2
 
 
 def test_equal_probabilities_and_a_class_without_rows_hold_no_errors() -> None:
