@@ -1,13 +1,19 @@
 """Which training examples made the model do this? Low-rank influence functions over a factor store on disk.
 
-Needs torch, numpy and safetensors, nothing else.
+Needs torch, numpy and safetensors, nothing else. Names are imported on first use: what only writes files loads no torch.
 """
 
-from lorif_core.attributors import Attributor, GradDot, LoRIF
-from lorif_core.errors import StoreError
-from lorif_core.objectives import CausalLM, Classification, Objective, Regression
-from lorif_core.scoring import TopK
-from lorif_core.store import FactorStore, verify
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lorif_core.attributors import Attributor, GradDot, LoRIF
+    from lorif_core.errors import StoreError
+    from lorif_core.objectives import CausalLM, Classification, Objective, Regression
+    from lorif_core.scoring import TopK
+    from lorif_core.store import FactorStore, verify
 
 __all__ = [
     "Attributor",
@@ -22,3 +28,24 @@ __all__ = [
     "TopK",
     "verify",
 ]
+
+_HOMES = {
+    "attributors": ("Attributor", "GradDot", "LoRIF"),
+    "errors": ("StoreError",),
+    "objectives": ("CausalLM", "Classification", "Objective", "Regression"),
+    "scoring": ("TopK",),
+    "store": ("FactorStore", "verify"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, from the module that holds it."""
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"lorif_core.{module}"), name)
+    raise AttributeError(f"module 'lorif_core' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """What `dir` and completion show."""
+    return __all__

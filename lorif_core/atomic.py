@@ -9,20 +9,24 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-from safetensors.torch import save
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from lorif_core.errors import StoreError
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def write_bytes(path: Path, data: bytes) -> str:
-    """Write `data` atomically and durably; returns its sha256, of what was meant to be written."""
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write beside `path`; synced to disk and renamed to it when the block ends well, removed otherwise.
+
+    At any moment, also after a power cut, there is the old file, the whole new one, or none.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with aside.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
@@ -33,11 +37,19 @@ def write_bytes(path: Path, data: bytes) -> str:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def write_bytes(path: Path, data: bytes) -> str:
+    """Write `data` atomically and durably; returns its sha256, of what was meant to be written."""
+    with replacing(path) as file:
+        file.write(data)
     return hashlib.sha256(data).hexdigest()
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> tuple[str, int]:
     """Write a safetensors file atomically; returns (sha256, bytes)."""
+    from safetensors.torch import save  # the other writers need no torch
+
     data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
     return write_bytes(path, data), len(data)
 

@@ -19,8 +19,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lorif_core.contraction import LayerGradient, Sides, contract, contract_input, keeps_input, merge, project_both
-from lorif_core.layers import Layer, WholeRule
+from lorif_core.contraction import (
+    LayerGradient,
+    Sides,
+    contract,
+    contract_input,
+    keeps_input,
+    merge,
+    project,
+    project_both,
+)
+from lorif_core.layers import Layer, OneHotRule, WholeRule
+from lorif_core.lookup import Lookup
 from lorif_core.objectives import Batch, batch_rows
 
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -173,17 +183,21 @@ class GradientCollector:
         """Keep what `on_gradient` needs: X P_in, X itself, or what a whole rule asks for."""
         if isinstance(layer.rule, WholeRule):
             return layer.rule.keep(layer.module, x)
+        if isinstance(layer.rule, OneHotRule):
+            return layer.rule.ids(x)
         sides = self.sides[layer.name]
         if layer.name not in self.modified and keeps_input(layer.rule, sides, layer.rows, layer.columns):
             self._kept_inputs.add(layer.name)
             return x
-        return layer.rule.inputs(layer.module, x, sides[0])
+        return layer.rule.inputs(layer.module, x, _matrix(sides[0]))
 
     def on_gradient(self, layer: Layer, kept: Tensor, dy: Tensor) -> None:
         """Add this call's projected gradient."""
         sides, rule = self.sides[layer.name], layer.rule
         if isinstance(rule, WholeRule):
             gradient: LayerGradient = project_both(rule.matrix(layer.module, kept, dy), sides)
+        elif isinstance(rule, OneHotRule):
+            gradient = _lookup(sides[0]).scatter(kept, project(rule.outputs(layer.module, dy), sides[1]))
         elif layer.name in self._kept_inputs:
             gradient = contract_input(rule, layer.module, kept, rule.outputs(layer.module, dy), sides)
         else:
@@ -195,3 +209,15 @@ class GradientCollector:
         merged = {name: merge(calls) for name, calls in self._calls.items()}
         self._calls = {}
         return merged
+
+
+def _matrix(side: Tensor | Lookup | None) -> Tensor | None:
+    if isinstance(side, Lookup):
+        raise TypeError("a lookup projects ids only")
+    return side
+
+
+def _lookup(side: Tensor | Lookup | None) -> Lookup:
+    if not isinstance(side, Lookup):
+        raise TypeError("ids are projected by a lookup only")
+    return side

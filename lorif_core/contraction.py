@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from lorif_core.layers import PairedRule
+from lorif_core.lookup import Lookup
 
-Sides = tuple[Tensor | None, Tensor | None]
-"""(P_in [a, d1], P_out [b, d2]), None = identity."""
+Sides = tuple[Tensor | Lookup | None, Tensor | None]
+"""(P_in [a, d1], P_out [b, d2]), None = identity; a `Lookup` where the inputs are ids."""
 Pair = tuple[Tensor, Tensor]
 """(X P_in [B, T, d1], dY P_out [B, T, d2]); their product over T is the projected gradient."""
 LayerGradient = Pair | Tensor
@@ -42,16 +43,16 @@ def contract(projected: Tensor, dy: Tensor, p_out: Tensor | None) -> LayerGradie
 def contract_input(rule: PairedRule, module: nn.Module, x: Tensor, dy: Tensor, sides: Sides) -> LayerGradient:
     """From the layer's own input x [B, ..., in] and dY [B, T, b]; the bias row is the sum of dY over positions."""
     p_in, p_out = sides
-    if p_in is None or p_out is None:
-        raise TypeError("an input is kept only where both sides are projected")
+    if not isinstance(p_in, Tensor) or p_out is None:
+        raise TypeError("an input is kept only where both sides are projected by matrices")
     narrow = dy @ p_out  # [B, T, b] @ [b, d2] -> [B, T, d2]
     if dy.shape[1] < min(p_in.shape[1], p_out.shape[1]):
         return rule.inputs(module, x, p_in), narrow
-    rows = x.float().reshape(len(x), -1, x.shape[-1]).mT @ narrow  # [B, in, T] @ [B, T, d2] -> [B, in, d2]
-    gradient = p_in[: rows.shape[1]].T @ rows  # [d1, in] @ [B, in, d2] -> [B, d1, d2]
-    if len(p_in) > rows.shape[1]:
-        gradient = gradient + p_in[-1].unsqueeze(1) * narrow.sum(1, keepdim=True)  # [d1, 1] * [B, 1, d2]
-    return gradient
+    columns = narrow.mT @ x.float().reshape(len(x), -1, x.shape[-1])  # [B, d2, T] @ [B, T, in] -> [B, d2, in]
+    gradient = columns @ p_in[: columns.shape[2]]  # [B, d2, in] @ [in, d1] -> [B, d2, d1]
+    if len(p_in) > columns.shape[2]:
+        gradient = torch.addcmul(gradient, narrow.sum(1).unsqueeze(2), p_in[-1])  # [B, d2, 1] * [d1]
+    return gradient.mT
 
 
 def project(x: Tensor, matrix: Tensor | None) -> Tensor:
@@ -62,7 +63,7 @@ def project(x: Tensor, matrix: Tensor | None) -> Tensor:
 def project_both(gradient: Tensor, sides: Sides) -> Tensor:
     """P_in^T G P_out: [B, a, b] -> [B, d1, d2] (papers/lorif eq. 4)."""
     p_in, p_out = sides
-    gradient = gradient if p_in is None else p_in.T @ gradient  # [d1, a] @ [B, a, b] -> [B, d1, b]
+    gradient = p_in.T @ gradient if isinstance(p_in, Tensor) else gradient  # [d1, a] @ [B, a, b] -> [B, d1, b]
     return project(gradient, p_out)  # [B, d1, b] @ [b, d2] -> [B, d1, d2]
 
 

@@ -31,7 +31,7 @@ POWER_ITERATIONS = 3
 GRAM_SIDE = 8192
 """The largest min(N, D) whose Gram matrix is formed (in one pass); above, the SVD is randomized and streamed."""
 EXACT_SIDE = 768
-"""The largest matrix whose full eigendecomposition is cheaper than finding its top part by iteration."""
+"""The largest matrix whose full eigendecomposition is about as cheap as finding its top part by iteration."""
 BLOCK_NUMBERS = 2**24
 """Floats of one dense block of gradients: 64 MB."""
 
@@ -162,12 +162,14 @@ def _dual(stream: _Stream, examples: int, count: int, seed: int) -> tuple[Tensor
                 kernel[start : start + len(left), other : other + len(left2)] = part
                 kernel[other : other + len(left2), start : start + len(left)] = part.T
     weights, values = top_eigenvectors(kernel, count, seed)
-    kept = values > values[0] * examples * torch.finfo(torch.float64).eps
-    values, weights = values[kept], weights[:, kept] / values[kept].sqrt()  # [N, r]
-    vectors = torch.zeros(stream.layer.size, len(values), dtype=torch.float64, device=stream.device)
+    # dividing by S magnifies the rounding of K and of G^T W, so the weakest directions go to the complement
+    dtype, weakest = (torch.float64, 2e-16 * examples) if _is_small(examples, count) else (torch.float32, 1e-8)
+    kept = values > values[0] * weakest
+    values, weights = values[kept], (weights[:, kept] / values[kept].sqrt()).to(dtype)  # [N, r]
+    vectors = torch.zeros(stream.layer.size, len(values), dtype=dtype, device=stream.device)
     row = 0
     for block in stream.dense():
-        vectors += block.T.double() @ weights[row : row + len(block)]  # [D, n] @ [n, r] -> [D, r]
+        vectors.addmm_(block.T.to(dtype), weights[row : row + len(block)])  # [D, n] @ [n, r] -> [D, r]
         row += len(block)
     return vectors.float(), values.float()
 
@@ -184,19 +186,27 @@ def _inner_products(left: Tensor, right: Tensor, left2: Tensor, right2: Tensor) 
 def top_eigenvectors(gram: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """(vectors [n, count], values [count], largest first) of a positive semidefinite float64 matrix [n, n].
 
-    All of them where that is most of the work anyway; by subspace iteration where few are wanted of a large matrix.
+    All of them where that is most of the work anyway; by subspace iteration in float32 where few are wanted of a large
+    matrix, with a last step in float64 that makes them diagonalise it to that precision, converged or not: V = G^T W / S
+    is orthonormal only as far as W^T (G G^T) W is S^2.
     """
     size = len(gram)
-    if size <= EXACT_SIDE or 4 * count >= size:
+    if _is_small(size, count):
         values, vectors = torch.linalg.eigh(gram)
         return vectors.flip(1)[:, :count], values.flip(0)[:count].clamp_min(0)
     single = gram.float()
     basis = torch.randn(size, count, generator=torch.Generator().manual_seed(seed)).to(gram.device)
     for _ in range(1 + POWER_ITERATIONS):
         basis = torch.linalg.qr(single @ basis)[0]
-    small = (basis.T @ (single @ basis)).double()
+    exact = torch.linalg.qr(basis.double())[0]  # orthonormal to float64
+    small = exact.T @ (gram @ exact)
     values, weights = torch.linalg.eigh((small + small.T) / 2)
-    return basis.double() @ weights.flip(1), values.flip(0).clamp_min(0)
+    return exact @ weights.flip(1), values.flip(0).clamp_min(0)
+
+
+def _is_small(size: int, count: int) -> bool:
+    """Whether all eigenvectors are computed, to float64."""
+    return size <= EXACT_SIDE or 3 * count >= size
 
 
 def _randomized(stream: _Stream, count: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -62,19 +62,21 @@ def factorise(gradients: dict[str, LayerGradient], ranks: dict[str, int], seed: 
 
 def _dominant(matrix: Tensor, seed: int) -> Factors:
     """C = 1: the 8 iterations as one product with (G G^T)^8 (or (G^T G)^8), three squarings of the smaller Gram."""
-    start = _start(matrix, 1, seed)
-    if matrix.shape[1] <= matrix.shape[2]:
-        left = _eighth_power(matrix @ matrix.mT) @ (matrix @ start)  # [B, d1, d1] @ [B, d1, 1]
-        right = unit(matrix.mT @ unit(left))
-    else:
-        right = unit(_eighth_power(matrix.mT @ matrix) @ start.expand(len(matrix), -1, -1))  # [B, d2, d2] @ [B, d2, 1]
-    return matrix @ right, right
+    if matrix.shape[1] > matrix.shape[2]:
+        start = _start(matrix.shape[2], 1, seed, matrix.device)
+        right = unit(_eighth_power(matrix.mT @ matrix) @ start)  # [B, d2, d2] @ [1, d2, 1]
+        return matrix @ right, right
+    gram = matrix @ matrix.mT  # [B, d1, d1]
+    left = unit(_eighth_power(gram) @ _start(matrix.shape[1], 1, seed, matrix.device))  # [B, d1, d1] @ [1, d1, 1]
+    right = matrix.mT @ left  # [B, d2, 1], its length the singular value
+    length = right.norm(dim=1, keepdim=True).clamp_min(torch.finfo(right.dtype).tiny)
+    return gram @ (left / length), right / length  # G v = G G^T u / |G^T u|
 
 
 def _dominant_pair(x: Tensor, dy: Tensor, seed: int) -> Factors:
     """The same for G = X^T dY without forming it, through the T x T matrix (dY dY^T)(X X^T)."""
     power = _eighth_power((dy @ dy.mT) @ (x @ x.mT))  # [B, T, T]
-    left = x.mT @ (power @ (dy @ _start(dy, 1, seed)))  # [B, d1, T] @ [B, T, 1]
+    left = x.mT @ (power @ (dy @ _start(dy.shape[2], 1, seed, dy.device)))  # [B, d1, T] @ [B, T, 1]
     right = unit(dy.mT @ (x @ unit(left)))
     return x.mT @ (dy @ right), right
 
@@ -97,12 +99,12 @@ def unit(vector: Tensor) -> Tensor:
     return vector.div(vector.norm(dim=1, keepdim=True).clamp_min(torch.finfo(vector.dtype).tiny))
 
 
-def _start(like: Tensor, rank: int, seed: int) -> Tensor:
-    """The start [1, d2, c] of every example's iteration, for a `like` [..., d2].
+def _start(side: int, rank: int, seed: int, device: torch.device) -> Tensor:
+    """The start [1, side, c] of every example's iteration.
 
     Normal, not signs: a softmax head's gradients sum to zero over the classes, and a constant column would see nothing.
     """
-    return random_normal("factors", like.shape[-1], rank, seed).to(like.device).unsqueeze(0)
+    return random_normal("factors", side, rank, seed).to(device).unsqueeze(0)
 
 
 Multiply = Callable[[Tensor], Tensor]
@@ -120,7 +122,7 @@ def _implicit(x: Tensor, dy: Tensor) -> tuple[Multiply, Multiply]:
 def _iterate(products: tuple[Multiply, Multiply], like: Tensor, rank: int, seed: int) -> Factors:
     """Block power iteration from one start for all examples; `like` [..., d2] gives width and device."""
     forward, backward = products
-    right = orthonormal(_start(like, rank, seed))
+    right = orthonormal(_start(like.shape[-1], rank, seed, like.device))
     for _ in range(ITERATIONS):
         left = orthonormal(forward(right))  # [B, d1, d2] @ [B, d2, c] -> [B, d1, c]
         right = orthonormal(backward(left))  # [B, d2, d1] @ [B, d1, c] -> [B, d2, c]

@@ -91,8 +91,7 @@ def _read_projections(path: Path, manifest: Manifest, layers: list[Layer]) -> Pr
     file = path / PROJECTION
     if not file.exists():
         raise StoreError(f"{file} is missing: restore it or rebuild the index")
-    stored = load(file.read_bytes())
-    return Projections(kind, {x.name: (stored.get(f"in.{x.name}"), stored.get(f"out.{x.name}")) for x in layers})
+    return kinds.from_tensors(kind, layers, load(file.read_bytes()), options["projection_factor"])
 
 
 def device_of(model: nn.Module) -> torch.device:

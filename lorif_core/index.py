@@ -24,7 +24,7 @@ from lorif_core.digests import ExampleDigest, model_fingerprint
 from lorif_core.errors import StoreError
 from lorif_core.factors import Factors, factorise
 from lorif_core.gradients import PROJECTION, GradientPlan, device_of, read_plan
-from lorif_core.layers import Layer, PairedRule
+from lorif_core.layers import Layer, PositionRule
 from lorif_core.loaders import check_loader, examples_of
 from lorif_core.manifest import MANIFEST, LayerEntry, Manifest, read_manifest
 from lorif_core.objectives import Batch, Objective, batch_rows
@@ -123,7 +123,7 @@ class Build:
             self.loader,
             factor=options.projection_factor,
             positions_per_example=min(
-                (seen.positions[x.name] for x in layers if isinstance(x.rule, PairedRule)), default=1
+                (seen.positions[x.name] for x in layers if isinstance(x.rule, PositionRule)), default=1
             ),
             shared=seen.shared,
             device=device_of(self.model),
@@ -183,7 +183,7 @@ class Build:
 def _entry(layer: Layer, projections: Projections, factor_rank: int, seen: Probe) -> LayerEntry:
     d1, d2 = projections.size(layer)
     # one vector an example has rank one: more would store zeros
-    most = 1 if isinstance(layer.rule, PairedRule) and layer.name in seen.single else factor_rank
+    most = 1 if isinstance(layer.rule, PositionRule) and layer.name in seen.single else factor_rank
     return LayerEntry(layer.name, type(layer.module).__name__, layer.rows, layer.columns, d1, d2, min(most, d1, d2))
 
 

@@ -4,7 +4,7 @@ Axes: B examples, T positions (tokens, pixels; 1 for vectors), a = input side (a
 d1 <= a and d2 <= b the projected sides.
 
 The weight gradient of one example is a matrix [a, b], rows = inputs, columns = outputs, the bias its last row:
-`G = X^T dY` for Linear, Conv2d and Embedding, elementwise sums for scales. Adding a layer type is adding a rule here.
+`G = X^T dY` for Linear, Conv2d and (one-hot X) Embedding, elementwise sums for scales. Adding a layer type is adding a rule here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.nn import functional
 class Rule(ABC):
     """How one kind of layer's per-example weight gradient is made of its input and output gradient.
 
-    A paired rule gives X and dY with G = X^T dY; an unpaired one (groups, scales) only the whole matrix G.
+    A paired rule gives X and dY with G = X^T dY, a one-hot rule ids in place of X; a whole rule (groups, scales) only G.
     """
 
     @abstractmethod
@@ -30,7 +30,19 @@ class Rule(ABC):
         """(a, b): rows (inputs and the bias) and columns (outputs) of the gradient matrix."""
 
 
-class PairedRule(Rule):
+class PositionRule(Rule):
+    """G is a sum over positions T, of products with the rows of dY."""
+
+    @abstractmethod
+    def outputs(self, module: Any, dy: Tensor) -> Tensor:
+        """The output's gradient as dY [B, T, b]."""
+
+    @abstractmethod
+    def input_moment(self, module: Any, x: Tensor) -> Tensor:
+        """Uncentred second moment of the inputs, summed over examples and positions: [a, a], or its diagonal [a]."""
+
+
+class PairedRule(PositionRule):
     """G = X^T dY."""
 
     plain = False
@@ -40,12 +52,8 @@ class PairedRule(Rule):
     def inputs(self, module: Any, x: Tensor, p_in: Tensor | None) -> Tensor:
         """X P_in [B, T, d1], a tensor of its own."""
 
-    @abstractmethod
-    def outputs(self, module: Any, dy: Tensor) -> Tensor:
-        """The output's gradient as dY [B, T, b]."""
-
     def input_moment(self, module: Any, x: Tensor) -> Tensor:
-        """Uncentred second moment of the inputs, summed over examples and positions: [a, a], or its diagonal [a]."""
+        """X^T X [a, a]."""
         rows = self.inputs(module, x, None).flatten(0, 1)  # [B T, a]
         return rows.T @ rows  # [a, BT] @ [BT, a] -> [a, a]
 
@@ -126,18 +134,21 @@ class GroupedConv2dRule(WholeRule):
         return products.transpose(1, 2).flatten(2)  # [B, a, out]
 
 
-class EmbeddingRule(PairedRule):
-    """`nn.Embedding`: X = one-hot ids, so X P_in is a row lookup in P_in."""
+class OneHotRule(PositionRule):
+    """`nn.Embedding`: X = one-hot ids [B, T], never written out; its projection is a `Lookup`."""
 
     def sides(self, module: Any) -> tuple[int, int]:
         """(vocabulary, dim); there is no bias."""
         return module.num_embeddings, module.embedding_dim
 
-    def inputs(self, module: Any, x: Tensor, p_in: Tensor | None) -> Tensor:
-        """Rows of P_in [B, T, d1] (one-hot rows without a projection); the padding id has none."""
-        ids = x.reshape(len(x), -1)
-        rows = functional.one_hot(ids, module.num_embeddings).float() if p_in is None else p_in[ids]
-        return rows if module.padding_idx is None else rows * (ids != module.padding_idx).unsqueeze(-1)
+    def padding(self, module: Any) -> int | None:
+        """The id that has no gradient."""
+        found: int | None = module.padding_idx
+        return found
+
+    def ids(self, x: Tensor) -> Tensor:
+        """Ids [B, T], a tensor of its own."""
+        return x.reshape(len(x), -1).clone()
 
     def outputs(self, module: Any, dy: Tensor) -> Tensor:
         """DY [B, T, dim]; an input of one id an example has T = 1."""
@@ -190,7 +201,9 @@ def _project_inputs(x: Tensor, bias: bool, p_in: Tensor | None) -> Tensor:
     """
     if p_in is None:
         return functional.pad(x, (0, 1), value=1.0) if bias else x.clone()
-    return x @ p_in[:-1] + p_in[-1] if bias else x @ p_in
+    if not bias:
+        return x @ p_in
+    return torch.addmm(p_in[-1], x.flatten(0, 1), p_in[:-1]).view(*x.shape[:2], -1)  # [d1] + [B T, in] @ [in, d1]
 
 
 def _pad(module: Any, x: Tensor) -> Tensor:
@@ -226,13 +239,15 @@ def _is_hf_conv1d(module: nn.Module) -> bool:
     return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
 
 
-_LINEAR, _CONV, _GROUPED, _EMBEDDING = LinearRule(), Conv2dRule(), GroupedConv2dRule(), EmbeddingRule()
+_LINEAR, _CONV, _GROUPED, _EMBEDDING = LinearRule(), Conv2dRule(), GroupedConv2dRule(), OneHotRule()
 _LAYER_NORM, _RMS_NORM, _BATCH_NORM = ScaleRule(_layer_norm), ScaleRule(_rms_norm), ScaleRule(_batch_norm)
+
+AnyRule = PairedRule | OneHotRule | WholeRule
 
 SUPPORTED = "Linear, Conv1D (Hugging Face), Conv2d, Embedding, LayerNorm, RMSNorm, BatchNorm2d"
 
 
-def rule_of(module: nn.Module) -> PairedRule | WholeRule | None:
+def rule_of(module: nn.Module) -> AnyRule | None:
     """The rule of a module's type, None where its gradient is not known here."""
     weight = getattr(module, "weight", None)
     if not isinstance(weight, nn.Parameter):
@@ -259,6 +274,6 @@ class Layer:
 
     name: str
     module: nn.Module
-    rule: PairedRule | WholeRule
+    rule: AnyRule
     rows: int
     columns: int

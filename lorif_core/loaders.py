@@ -1,12 +1,13 @@
-"""What the order of a loader can be trusted for: it is the index of the training rows."""
+"""What the order of a loader can be trusted for (it is the index of the training rows), and samples of its rows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sized
 
+import torch
 from torch.utils.data import Sampler
 
-from lorif_core.objectives import Batch
+from lorif_core.objectives import Batch, batch_rows, join_rows, select_rows, tensors_of
 
 
 def check_loader(loader: Iterable[Batch]) -> None:
@@ -33,3 +34,30 @@ def examples_of(loader: Iterable[Batch]) -> int | None:
     """How many examples a loader will give, where it says."""
     dataset = getattr(loader, "dataset", None)
     return len(dataset) if isinstance(dataset, Sized) else None
+
+
+def sampled(loader: Iterable[Batch], step: int) -> Iterator[Batch]:
+    """Every step-th example, gathered into batches of at most the loader's own size.
+
+    Examples of different shapes (texts padded batch by batch) are never joined.
+    """
+    waiting: list[Batch] = []
+    seen = count = most = 0
+    for batch in loader:
+        size = batch_rows(batch)
+        chosen = list(range(-seen % step, size, step))
+        seen, most = seen + size, max(most, size)
+        if not chosen:
+            continue
+        part = batch if len(chosen) == size else select_rows(batch, chosen)
+        if waiting and (count + len(chosen) > most or _shapes(part) != _shapes(waiting[0])):
+            yield join_rows(waiting)
+            waiting, count = [], 0
+        waiting.append(part)
+        count += len(chosen)
+    if waiting:
+        yield join_rows(waiting)
+
+
+def _shapes(batch: Batch) -> list[tuple[str, torch.Size, torch.dtype]]:
+    return [(name, tensor.shape[1:], tensor.dtype) for name, tensor in tensors_of(batch)]

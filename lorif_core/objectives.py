@@ -9,7 +9,7 @@ overridden). Both return one float per example, so that the gradient of their su
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -189,6 +189,18 @@ def select_rows(batch: Batch, rows: list[int]) -> Batch:
     if isinstance(batch, tuple | list):
         return type(batch)(select_rows(value, rows) for value in batch)
     return batch
+
+
+def join_rows(batches: Sequence[Batch]) -> Batch:
+    """Batches of examples of one shape as one; what is not a tensor is taken of the first."""
+    first = batches[0]
+    if isinstance(first, Tensor):
+        return torch.cat(list(batches))
+    if isinstance(first, Mapping):
+        return {key: join_rows([batch[key] for batch in batches]) for key in first}
+    if isinstance(first, tuple | list):
+        return type(first)(join_rows(values) for values in zip(*batches, strict=True))
+    return first
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

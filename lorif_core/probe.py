@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lorif_core.capture import Loss, Shared, tapped
 from lorif_core.coverage import Coverage
 from lorif_core.errors import StoreError
-from lorif_core.layers import Layer, PairedRule
+from lorif_core.layers import Layer, PositionRule
 from lorif_core.objectives import Batch, batch_rows, select_rows, to_device
 
 
@@ -124,7 +124,7 @@ def _run(model: nn.Module, loss: Loss, layers: list[Layer], batch: Batch, shared
         x, version = kept
         if x._version != version:
             seen.modified.add(layer.name)
-        here = dy.numel() // (layer.columns * size) if isinstance(layer.rule, PairedRule) else 1
+        here = dy.numel() // (layer.columns * size) if isinstance(layer.rule, PositionRule) else 1
         seen.positions[layer.name] = seen.positions.get(layer.name, 0) + here
 
     with tapped(model, layers, lambda layer, x: (x, x._version), count, shared) as tape:

@@ -4,9 +4,9 @@ Axes: a / b input and output side of a layer, d1 / d2 their projected sizes, f t
 
 - identity: P = I.
 - rademacher: random signs / sqrt(d), unbiased for dot products; drawn from Philox bits keyed by seed, layer name and
-  side, so every device and machine has the same and nothing need be stored.
+  side, so every device and machine has the same and nothing need be stored. Ids get one signed column each.
 - pca: the top eigenvectors of the uncentred second moments of the layer's inputs and of its output gradients (LoGRA's
-  `pca`, papers/lorif.md 11), one pass over a sample of the examples.
+  `pca`, papers/lorif.md 11), one pass over a sample of the examples. Of ids these are the commonest ones.
 """
 
 from __future__ import annotations
@@ -22,14 +22,17 @@ from torch import Tensor, nn
 
 from lorif_core.capture import Loss, Shared, tapped
 from lorif_core.contraction import Sides
-from lorif_core.layers import Layer, WholeRule
-from lorif_core.loaders import examples_of
-from lorif_core.objectives import batch_rows, select_rows, to_device
+from lorif_core.layers import Layer, OneHotRule, WholeRule
+from lorif_core.loaders import examples_of, sampled
+from lorif_core.lookup import Lookup, commonest, every_id, hashed
+from lorif_core.objectives import batch_rows, to_device
 
 WHOLE_SIDE = 16
 """A side this small is kept whole: projecting it saves a few numbers and loses most of the layer (classes, scale rows)."""
-PCA_POSITIONS = 10_000
-"""Positions (examples x tokens) a pca projection is estimated from; more changes little and costs a pass."""
+PCA_POSITIONS = 4096
+"""The fewest positions (examples x tokens) a pca projection is estimated from, where there are as many."""
+PCA_POSITIONS_A_SIDE = 4
+"""Positions for each unit of the widest side, where that is more."""
 
 
 def projected_size(side: int, factor: int) -> int:
@@ -39,7 +42,7 @@ def projected_size(side: int, factor: int) -> int:
 
 @dataclass(frozen=True)
 class Projections:
-    """(P_in [a, d1], P_out [b, d2]) of each layer, None for identity; float32."""
+    """(P_in [a, d1], P_out [b, d2]) of each layer, None for identity; float32, or a `Lookup` of ids."""
 
     kind: str
     sides: dict[str, Sides]
@@ -54,7 +57,8 @@ class Projections:
         named = {
             f"{side}.{name}": p for name, ps in self.sides.items() for side, p in zip(("in", "out"), ps, strict=True)
         }
-        return {name: p.cpu().contiguous() for name, p in named.items() if p is not None}
+        matrices = {name: p.codes if isinstance(p, Lookup) else p for name, p in named.items() if p is not None}
+        return {name: matrix.cpu().contiguous() for name, matrix in matrices.items()}
 
     def digest(self) -> str:
         """sha256 of the matrices: equal for two indexes whose scores may be compared."""
@@ -74,7 +78,25 @@ class Projections:
 
 def identity(layers: Sequence[Layer]) -> Projections:
     """No projection."""
-    return Projections("identity", {layer.name: (None, None) for layer in layers})
+    return Projections("identity", {layer.name: (_whole(layer), None) for layer in layers})
+
+
+def from_tensors(kind: str, layers: Sequence[Layer], stored: dict[str, Tensor], factor: int) -> Projections:
+    """The inverse of `Projections.tensors`."""
+
+    def inputs(layer: Layer) -> Tensor | Lookup | None:
+        found = stored.get(f"in.{layer.name}")
+        if isinstance(layer.rule, OneHotRule) and found is not None:
+            return Lookup(found, projected_size(layer.rows, factor))
+        return found
+
+    return Projections(kind, {x.name: (inputs(x), stored.get(f"out.{x.name}")) for x in layers})
+
+
+def _whole(layer: Layer) -> Lookup | None:
+    """The in side where it is not projected."""
+    rule = layer.rule
+    return every_id(layer.rows, rule.padding(layer.module)) if isinstance(rule, OneHotRule) else None
 
 
 def rademacher(layers: Sequence[Layer], factor: int, seed: int) -> Projections:
@@ -84,7 +106,16 @@ def rademacher(layers: Sequence[Layer], factor: int, seed: int) -> Projections:
         d = projected_size(size, factor)
         return None if d == size else random_signs(f"{layer.name}/{which}", size, d, seed) / d**0.5
 
-    return Projections("rademacher", {x.name: (side(x, "in", x.rows), side(x, "out", x.columns)) for x in layers})
+    def inputs(layer: Layer) -> Tensor | Lookup | None:
+        d = projected_size(layer.rows, factor)
+        if d == layer.rows:
+            return _whole(layer)
+        if isinstance(layer.rule, OneHotRule):
+            words = _random_words(f"{layer.name}/in", layer.rows, seed) >> np.uint64(1)
+            return hashed(torch.from_numpy(words.astype(np.int64)), d, layer.rule.padding(layer.module))
+        return side(layer, "in", layer.rows)
+
+    return Projections("rademacher", {x.name: (inputs(x), side(x, "out", x.columns)) for x in layers})
 
 
 def random_signs(name: str, rows: int, columns: int, seed: int) -> Tensor:
@@ -118,7 +149,7 @@ def pca(
     device: torch.device,
     progress: Callable[[int], None],
 ) -> Projections:
-    """Top eigenvectors of the second moments of inputs and output gradients, one pass over evenly spaced examples.
+    """Top eigenvectors of the second moments of inputs and output gradients, over evenly spaced examples.
 
     Args:
         model: the model, already frozen.
@@ -135,17 +166,14 @@ def pca(
         ValueError: a second moment is not finite.
     """
     moments = _Moments()
-    step = _sampling_step(loader, positions_per_example)
-    row = used = 0
+    widest = max(max(0 if isinstance(x.rule, OneHotRule) else x.rows, x.columns) for x in layers)
+    step = _sampling_step(loader, positions_per_example, widest)
+    used = 0
     with tapped(model, layers, moments.on_input, moments.on_gradient, shared) as tape:
-        for batch in loader:
-            size = batch_rows(batch)
-            chosen = [i for i in range(size) if (row + i) % step == 0]
-            row += size
-            if chosen:
-                tape(loss, to_device(batch if len(chosen) == size else select_rows(batch, chosen), device))
-                used += len(chosen)
-                progress(used)
+        for batch in sampled(loader, step):
+            tape(loss, to_device(batch, device))
+            used += batch_rows(batch)
+            progress(used)
     bad = sorted(name for name, m in moments.sums.items() if not torch.isfinite(m).all())
     if bad:
         raise ValueError(
@@ -156,16 +184,19 @@ def pca(
         d = projected_size(size, factor)
         return None if d == size else top_eigenvectors(moments.sums[name], d)
 
-    return Projections(
-        "pca", {x.name: (side(f"in.{x.name}", x.rows), side(f"out.{x.name}", x.columns)) for x in layers}
-    )
+    def inputs(layer: Layer) -> Tensor | Lookup | None:
+        name, d = f"in.{layer.name}", projected_size(layer.rows, factor)
+        if d == layer.rows:
+            return _whole(layer)
+        if isinstance(layer.rule, OneHotRule):
+            return commonest(moments.sums[name], d, layer.rule.padding(layer.module))
+        return side(name, layer.rows)
+
+    return Projections("pca", {x.name: (inputs(x), side(f"out.{x.name}", x.columns)) for x in layers})
 
 
 def top_eigenvectors(moment: Tensor, d: int) -> Tensor:
-    """Eigenvectors [n, d] of the d largest eigenvalues of [n, n] (or of a diagonal [n]), largest first, fixed signs."""
-    if moment.ndim == 1:
-        chosen = moment.argsort(descending=True, stable=True)[:d]
-        return torch.nn.functional.one_hot(chosen, len(moment)).T.to(torch.float32).contiguous()
+    """Eigenvectors [n, d] of the d largest eigenvalues of [n, n], largest first, fixed signs; float32."""
     vectors = torch.linalg.eigh(moment if len(moment) <= 512 else moment.float())[1].flip(1)[:, :d]
     largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
     signed: Tensor = (vectors * largest.sign()).to(torch.float32).contiguous()
@@ -198,7 +229,8 @@ class _Moments:
             self._add(f"out.{layer.name}", columns.T @ columns)
 
 
-def _sampling_step(loader: Iterable[Any], positions_per_example: int) -> int:
-    """Use every how-manieth example: about `PCA_POSITIONS` positions, spanning the data, whatever the batch size."""
-    examples, wanted = examples_of(loader), -(-PCA_POSITIONS // positions_per_example)
+def _sampling_step(loader: Iterable[Any], positions_per_example: int, widest: int) -> int:
+    """Use every how-manieth example: a few positions for each unit of the widest side, spanning the data."""
+    positions = max(PCA_POSITIONS, PCA_POSITIONS_A_SIDE * widest)
+    examples, wanted = examples_of(loader), -(-positions // positions_per_example)
     return max(1, examples // wanted) if examples else 1

@@ -134,7 +134,7 @@ class LoRIF(Attributor):
         folder = Path(path)
         Build(self.model, self.objective, self.options, loader, folder, ids, self._progress).run()
         self._store, self._curvature = FactorStore.open(folder), None
-        self._curvature = self._fit_curvature()
+        self._curvature = self._fit_curvature(keep=True)
         return self
 
     @classmethod
@@ -226,9 +226,12 @@ class LoRIF(Attributor):
 
     @property
     def curvature(self) -> dict[str, LayerCurvature]:
-        """The damped inverse curvature of each layer, fitted on first use and kept beside the index."""
+        """The damped inverse curvature of each layer: the one kept beside the index, or fitted now for other options.
+
+        An index that was loaded is not changed, unless it has no curvature yet.
+        """
         if self._curvature is None:
-            self._curvature = self._fit_curvature()
+            self._curvature = self._fit_curvature(keep=self.store.manifest.curvature is None)
         return self._curvature
 
     def gradients(self, loader: Iterable[Batch]) -> Generator[dict[str, Tensor]]:
@@ -275,24 +278,37 @@ class LoRIF(Attributor):
     def _precondition(self, layer: str, gradient: Tensor) -> Tensor:
         return self.curvature[layer].precondition(gradient.flatten(1)).view_as(gradient)
 
-    def _fit_curvature(self) -> dict[str, LayerCurvature]:
-        """Read the curvature kept beside the index if it has these options; fit and keep it otherwise."""
+    def _fit_curvature(self, keep: bool) -> dict[str, LayerCurvature]:
+        """Read the curvature beside the index if it differs from these options in nothing but the multiplier; else fit it.
+
+        Args:
+            keep: put what was fitted beside the index.
+        """
         wanted = {"options": asdict(self.curvature_options), "data": self.store.manifest.data_digest()}
         folder, manifest = self.store.path, self.store.manifest
         kept = manifest.curvature or {}
-        if {key: kept.get(key) for key in wanted} == wanted:
-            return _read_curvature(folder / CURVATURE, manifest.files[CURVATURE], kept["damping"], self.device)
-        found = fit_curvature(self.store, self.curvature_options, self.device, self._progress)
-        tensors = {f"vectors.{n}": c.vectors.cpu() for n, c in found.items()} | {
-            f"values.{n}": c.values.cpu() for n, c in found.items()
-        }
-        with single_writer(folder):
-            sha, _ = write_tensors(folder / CURVATURE, tensors)
+        if kept and kept | {"options": kept["options"] | {"damping": self.curvature_options.damping}} == kept | wanted:
+            scale = self.curvature_options.damping / kept["options"]["damping"]
+            damping = {name: scale * value for name, value in kept["damping"].items()}
+            found = _read_curvature(folder / CURVATURE, manifest.files[CURVATURE], damping, self.device)
+            sha = manifest.files[CURVATURE]
+        else:
+            found = fit_curvature(self.store, self.curvature_options, self.device, self._progress)
             damping = {name: curvature.damping for name, curvature in found.items()}
-            manifest = manifest.with_(files={**manifest.files, CURVATURE: sha}, curvature=wanted | {"damping": damping})
-            manifest.write(folder)
-        self._store = FactorStore(folder, manifest)
+            sha = _write_curvature(folder, found) if keep else ""
+        if keep and kept != (curvature := wanted | {"damping": damping}):
+            manifest = manifest.with_(files={**manifest.files, CURVATURE: sha}, curvature=curvature)
+            with single_writer(folder):
+                manifest.write(folder)
+            self._store = FactorStore(folder, manifest)
         return found
+
+
+def _write_curvature(folder: Path, found: dict[str, LayerCurvature]) -> str:
+    tensors = {f"vectors.{name}": curvature.vectors.cpu() for name, curvature in found.items()}
+    tensors |= {f"values.{name}": curvature.values.cpu() for name, curvature in found.items()}
+    with single_writer(folder):
+        return write_tensors(folder / CURVATURE, tensors)[0]
 
 
 def _read_curvature(path: Path, sha: str, damping: dict[str, float], device: torch.device) -> dict[str, LayerCurvature]:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from lorif_core import CausalLM, Classification, FactorStore, LoRIF, Objective, Regression
 from lorif_core.gradients import read_plan
+from lorif_core.lookup import Lookup
 from tests.oracle import zoo
 from tests.oracle.gradients import all_gradients, to_float64
 
@@ -77,11 +78,16 @@ def projection_sides(attributor: LoRIF) -> dict[str, tuple[Tensor, Tensor]]:
     sides = read_plan(attributor.store.path, manifest, attributor.model).projections.sides
     return {
         entry.name: (
-            torch.eye(entry.rows).double() if sides[entry.name][0] is None else sides[entry.name][0].double(),
-            torch.eye(entry.columns).double() if sides[entry.name][1] is None else sides[entry.name][1].double(),
+            _written_out(sides[entry.name][0], entry.rows),
+            _written_out(sides[entry.name][1], entry.columns),
         )
         for entry in manifest.layers
     }
+
+
+def _written_out(side: Tensor | Lookup | None, size: int) -> Tensor:
+    matrix = side.dense() if isinstance(side, Lookup) else torch.eye(size) if side is None else side
+    return matrix.double()
 
 
 class Stop(Exception):
