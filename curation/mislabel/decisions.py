@@ -106,7 +106,8 @@ def decide(
         scores: float [N], higher = more likely mislabelled. Equal scores are told apart by the probability of the label.
         probabilities: float [N, K] of ``loo_probabilities``.
         rule: which rows to flag and what to do with them.
-        proponent_labels: int64 [N, k], codes of the rows that speak most for the suggestion, for the reason.
+        proponent_labels: int64 [N, k], for the reason: codes of the other rows that speak most for the suggested label of
+            row i being right; -1 where fewer than k rows speak for it at all.
 
     Returns:
         N rows in index order: ``example_id``, ``label``, ``suggested_label`` (the likeliest other label of a row that is
@@ -139,16 +140,15 @@ def decide(
     notes[band] = "; just below the cut"
 
     names = [str(label) for label in classes]
-    votes = None if proponent_labels is None else (proponent_labels == suggested[:, None]).sum(axis=1)
     reasons = []
     for row in rows:
         label, other = names[labels[row]], names[suggested[row]]
         if not acted[row]:
-            reasons.append(_reason_to_keep(label, other, own[row], confidence[row]))
+            reasons.append(_reason_to_keep(label, other, own[row], confidence[row], flagged))
             continue
         reason = _disagreement(label, other, own[row], confidence[row])
-        if votes is not None and proponent_labels is not None:
-            reason += f"; {votes[row]} of its {proponent_labels.shape[1]} strongest supporters are labelled {other}"
+        if proponent_labels is not None:
+            reason += f"; {_support(other, proponent_labels[row], suggested[row])}"
         reasons.append(reason + notes[row])
     values = pl.Series("label", list(classes))
     return pl.DataFrame(
@@ -189,13 +189,25 @@ def _disagreement(label: str, other: str, own: float, confidence: float) -> str:
     )
 
 
-def _reason_to_keep(label: str, other: str, own: float, confidence: float) -> str:
+def _support(other: str, proponents: np.ndarray, suggested: int) -> str:
+    """How many of the rows that speak for the label ``other`` (codes [k], -1 for none) carry it themselves."""
+    known = int((proponents >= 0).sum())
+    if not known:
+        return f"no other row supports {other}"
+    agree = int((proponents == suggested).sum())
+    return f"{agree} of the {known} strongest supporters of {other} are labelled {other}"
+
+
+def _reason_to_keep(label: str, other: str, own: float, confidence: float, flagged: int) -> str:
     if own >= confidence:
         return f"labelled {label}, the model without this row agrees at {_probability(own)}"
-    return f"{_disagreement(label, other, own, confidence)}, but other rows stand out more"
+    why = f"not among the {flagged} highest scores" if flagged else "no row is flagged"
+    return f"{_disagreement(label, other, own, confidence)}, but {why}"
 
 
 def _probability(value: float) -> str:
+    if value < 0.005:
+        return "under 0.01"
     return "over 0.99" if value > 0.995 else f"{value:.2f}"
 
 

@@ -23,7 +23,7 @@ KERNELS = ("rbf", "linear")
 BLOCK_ROWS = 4096
 # The features of up to this many rows are kept between the two passes (34 MB at 256 landmarks), of more made twice.
 REMEMBERED_ROWS = 16384
-# Bags of up to this many rows are solved as one system of that size (4,096: 0.4 GB); of more, in the commonest ids.
+# Bags of up to this many rows are solved as one system of that size (4,096: 0.2 GB); of more, in the commonest ids.
 EXACT_BAG_ROWS = 4096
 BAG_COLUMNS = 2048
 # A row that alone decides its own prediction has leverage 1, and nothing is left of it without itself. Dividing by less
@@ -61,7 +61,8 @@ def kernel_loo(
     and the likeliest other class. A layer that memorised labels is sure of every row; so it counts no more than the ones
     before it, which could not memorise as much. A layer whose inputs are the same for all rows is left out.
 
-    float64. O(N D^2) time and O(D^2) memory beyond the result; bags of up to ``EXACT_BAG_ROWS`` rows O(N^3) and O(N^2).
+    float64; O(N D^2) time and O(D^2) memory beyond the result. Bags of up to ``EXACT_BAG_ROWS`` rows: float32 (``bag_loo``),
+    O(N^3) and O(N^2), all their ids; of more rows, their ``BAG_COLUMNS`` commonest ids alone.
 
     Args:
         inputs: one layer or several: float [N, d], or ``TokenBags`` of N rows.

@@ -49,20 +49,25 @@ def test_columns_and_a_budget() -> None:
 
 
 def test_reasons() -> None:
-    proponents = np.array([[1, 1, 0]] + [[2, 2, 2]] * 5)
+    proponents = np.array([[1, 1, 0], [2, 2, 2], [0, -1, -1], [2, 2, 2], [-1, -1, -1], [2, 2, 2]])
     reasons = made(DecisionRule(action="relabel", budget=2, review_band=0.5), proponent_labels=proponents)["reason"]
     assert reasons.to_list() == [
-        "labelled cat, the model without this row says dog at 0.97; 2 of its 3 strongest supporters are labelled dog",
+        "labelled cat, the model without this row says dog at 0.97; "
+        "2 of the 3 strongest supporters of dog are labelled dog",
         "labelled cat, the model without this row agrees at 0.80",
-        "labelled dog, the model without this row says cat at 0.45; 0 of its 3 strongest supporters are labelled cat; "
-        "just below the cut",
+        "labelled dog, the model without this row says cat at 0.45; "
+        "1 of the 1 strongest supporters of cat are labelled cat; just below the cut",
         "labelled dog, the model without this row agrees at 0.90",
-        "labelled eel, the model without this row says eel at over 0.99, then cat at 0.00; 0 of its 3 strongest "
-        "supporters are labelled cat; too unsure to relabel without a look (needs 0.50)",
+        "labelled eel, the model without this row says eel at over 0.99, then cat at under 0.01; "
+        "no other row supports cat; too unsure to relabel without a look (needs 0.50)",
         "labelled eel, the model without this row agrees at 0.90",
     ]
-    kept = made(DecisionRule(budget=1))["reason"][2]
-    assert kept == "labelled dog, the model without this row says cat at 0.45, but other rows stand out more"
+
+
+@pytest.mark.parametrize(("budget", "why"), [(1, "not among the 1 highest scores"), (0, "no row is flagged")])
+def test_why_a_row_the_model_disagrees_with_is_kept(budget: int, why: str) -> None:
+    kept = made(DecisionRule(budget=budget))["reason"][2]
+    assert kept == f"labelled dog, the model without this row says cat at 0.45, but {why}"
 
 
 def test_as_many_as_labels_are_estimated_to_be_wrong() -> None:

@@ -60,6 +60,17 @@ def test_sketch_keeps_distances_and_is_the_same_every_time() -> None:
     assert 0.8 < ratio.min() < ratio.max() < 1.2
 
 
+def test_sketch_adds_each_column_to_one_of_few() -> None:
+    width = SKETCH_WIDTH + 90
+    model = nn.Sequential(nn.Linear(width, 3), nn.ReLU(), nn.Linear(3, 2))
+    sketched = forward_pass(model, Loader(torch.eye(width), torch.zeros(width, dtype=torch.int64), size=100)).inputs[0]
+    assert isinstance(sketched, np.ndarray)
+    np.testing.assert_array_equal((sketched != 0).sum(axis=1), 1)
+    np.testing.assert_array_equal(np.abs(sketched).sum(axis=1), 1)
+    assert (sketched != 0).sum(axis=0).max() == 2
+    assert set(np.unique(sketched)) == {-1, 0, 1}
+
+
 def test_embedding_ids_become_bags_without_padding() -> None:
     ids = torch.tensor([[4, 4, 2, 0], [7, 0, 0, 0], [2, 4, 9, 9]])
     forward = forward_pass(TextClassifier(2, vocab_buckets=10, dim=3), Loader(ids, torch.tensor([0, 1, 1]), size=2))
