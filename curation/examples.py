@@ -6,28 +6,47 @@ Columns: ``example_id`` (String or Int64, unique), ``label`` (String or Int64), 
 
 from __future__ import annotations
 
+import difflib
 import hashlib
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from curation.errors import CurationError, DataError
+from curation.errors import CurationError
+from lorif_core.atomic import replacing
 
 SPLITS = ("train", "validation", "test")
 RESERVED = ("example_id", "label", "split", "source", "true_label")
-FORMATS = (".parquet", ".csv", ".jsonl", ".ndjson")
 # A problem names this many rows and counts the rest: enough to find the cause, short enough to read.
 NAMED_ROWS = 5
+NAMED_COLUMNS = 30
 
 
-def name_rows(ids: Sequence[object]) -> str:
-    """``ids`` (at least one) in words: ``row 'a'``, or ``rows 1, 2, 3, 4, 5 and 7 more``."""
-    named = ", ".join(repr(row) for row in ids[:NAMED_ROWS])
-    more = f" and {len(ids) - NAMED_ROWS} more" if len(ids) > NAMED_ROWS else ""
-    return f"row{'s' if len(ids) > 1 else ''} {named}{more}"
+class Position(int):
+    """What to call a row that has no id: its place in its file, from 0 here and from 1 in messages."""
+
+
+def name_rows(names: Sequence[object]) -> str:
+    """Rows (at least one) in words, the one way every message names them.
+
+    By their ids, ``row with id 'a'``, or where they have none by their places, ``rows 1, 2, 3, 4, 5 and 7 more
+    (counting from 1, header not counted)``.
+    """
+    ids = [repr(name) for name in names if not isinstance(name, Position)]
+    places = [str(name + 1) for name in names if isinstance(name, Position)]
+    parts = []
+    if ids:
+        parts.append(f"{'rows with ids' if len(ids) > 1 else 'row with id'} {_first(ids)}")
+    if places:
+        parts.append(f"row{'s' if len(places) > 1 else ''} {_first(places)} (counting from 1, header not counted)")
+    return " and ".join(parts)
+
+
+def _first(items: Sequence[str]) -> str:
+    more = f" and {len(items) - NAMED_ROWS} more" if len(items) > NAMED_ROWS else ""
+    return ", ".join(items[:NAMED_ROWS]) + more
 
 
 def name_rows_where(names: Iterable[object], mask: Iterable[bool]) -> str:
@@ -53,29 +72,48 @@ class RowProblems:
         ]
 
 
+def contents_of(dtype: pl.DataType) -> str:
+    """What a column holds, in words for people who do not know polars."""
+    if dtype.is_integer():
+        return "whole numbers"
+    if dtype.is_numeric():
+        return "fractional numbers"
+    if dtype.is_temporal():
+        return "dates or times"
+    if isinstance(dtype, (pl.List, pl.Array)):
+        return "lists"
+    names = {pl.String: "text", pl.Boolean: "true and false", pl.Null: "nothing", pl.Binary: "bytes"}
+    return names.get(type(dtype), f"{dtype} values")
+
+
 def column_problems(frame: pl.DataFrame, names: Iterable[str], where: str) -> list[str]:
     """One sentence for every one of ``names`` that is no column of ``frame``; each lists the columns there are."""
-    there = ", ".join(frame.columns) or "none"
-    return [
-        f"{where}: there is no column {name!r}; the columns are {there}" for name in names if name not in frame.columns
-    ]
+    there = frame.columns
+    listed = ", ".join(there[:NAMED_COLUMNS]) or "none"
+    more = f" and {len(there) - NAMED_COLUMNS} more" if len(there) > NAMED_COLUMNS else ""
+    problems = []
+    for name in names:
+        if name not in there:
+            close = difflib.get_close_matches(name, there, n=1)
+            meant = f" (did you mean {close[0]!r}?)" if close else ""
+            problems.append(f"{where}: there is no column {name!r}{meant}; the columns are {listed}{more}")
+    return problems
 
 
 def id_problems(ids: pl.Series, where: str) -> list[str]:
     """What is wrong with a column of ids: its type, missing ones, duplicates."""
     column = f"{where}: column {ids.name!r}"
     if ids.dtype not in (pl.String, pl.Int64):
-        return [f"{column} holds {ids.dtype}; ids must be text or whole numbers"]
+        return [f"{column} holds {contents_of(ids.dtype)}; ids must be text or whole numbers"]
     problems = []
-    missing = ids.is_null()
-    if ids.dtype == pl.String:
-        missing = missing | (ids.str.strip_chars() == "").fill_null(False)
+    missing = _blank(ids)
     if missing.any():
-        rows = missing.arg_true().to_list()
-        problems.append(f"{column}: no id in {name_rows(rows)} (counted from 0)")
+        rows = [Position(row) for row in missing.arg_true()]
+        problems.append(f"{column}: no id in {name_rows(rows)}; every row needs one")
     repeated = ids.filter(ids.is_duplicated() & ~missing).unique(maintain_order=True)
     if len(repeated):
-        problems.append(f"{column}: the same id on several rows: {name_rows(repeated.to_list())}; ids must be unique")
+        named = _first([repr(name) for name in repeated.to_list()])
+        problems.append(f"{column}: the same id on several rows: {named}; ids must be unique")
     return problems
 
 
@@ -83,10 +121,13 @@ def label_problems(labels: pl.Series, row_names: Sequence[object], where: str) -
     """What is wrong with a column of labels: its type, missing ones."""
     column = f"{where}: column {labels.name!r}"
     if labels.dtype not in (pl.String, pl.Int64):
-        return [f"{column} holds {labels.dtype}; labels must be text or whole numbers"]
-    missing = labels.is_null()
-    if labels.dtype == pl.String:
-        missing = missing | (labels.str.strip_chars() == "").fill_null(False)
+        found = contents_of(labels.dtype)
+        if labels.dtype.is_float():
+            broken = (labels != labels.round()).fill_null(False)
+            if broken.any():
+                found = f"{labels.filter(broken)[0]!r} or the like in {name_rows_where(row_names, broken)}"
+        return [f"{column} holds {found}; labels must be text or whole numbers"]
+    missing = _blank(labels)
     if not missing.any():
         return []
     return [f"{column}: no label in {name_rows_where(row_names, missing)}; label or remove them"]
@@ -96,75 +137,27 @@ def split_problems(splits: pl.Series, row_names: Sequence[object], where: str) -
     """What is wrong with a column of splits: its type, values other than train, validation and test."""
     column = f"{where}: column {splits.name!r}"
     if splits.dtype != pl.String:
-        return [f"{column} holds {splits.dtype}; it must hold the words {', '.join(SPLITS)}"]
+        return [f"{column} holds {contents_of(splits.dtype)}; it must hold the words {', '.join(SPLITS)}"]
     wrong = ~splits.is_in(SPLITS).fill_null(False)
     if not wrong.any():
         return []
-    values = ", ".join(repr(value) for value in splits.filter(wrong).unique(maintain_order=True)[:NAMED_ROWS])
+    found = splits.filter(wrong).unique(maintain_order=True).to_list()
+    values = _first(["no value" if value is None else repr(value) for value in found])
     rows = name_rows_where(row_names, wrong)
     return [f"{column}: {values} in {rows}; it must be one of {', '.join(SPLITS)}"]
 
 
 def row_names(ids: pl.Series) -> list[object]:
-    """What to call the rows in messages: their ids, and ``#position`` where there is none."""
-    return [f"#{row}" if name is None else name for row, name in enumerate(ids.to_list())]
+    """What to call the rows in messages: their ids, and their places where there is none."""
+    return [Position(row) if name is None else name for row, name in enumerate(ids.to_list())]
 
 
-def check_examples(frame: pl.DataFrame, *, where: str) -> None:
-    """Check that ``frame`` is an example table.
-
-    Args:
-        frame: the table.
-        where: what to call it in messages, usually its file.
-
-    Raises:
-        DataError: lists all problems: missing columns, wrong types, no rows, missing or repeated ids, missing labels,
-            unknown splits. Rows are named by their ids.
-    """
-    problems = column_problems(frame, ("example_id", "label", "split"), where)
-    if frame.is_empty():
-        problems.append(f"{where}: the table has no rows")
-    if problems:
-        raise DataError(problems)
-    names = row_names(frame["example_id"])
-    problems = id_problems(frame["example_id"], where)
-    problems += label_problems(frame["label"], names, where)
-    problems += split_problems(frame["split"], names, where)
-    if "true_label" in frame.columns and frame["true_label"].dtype != frame["label"].dtype:
-        problems.append(
-            f"{where}: column 'true_label' holds {frame['true_label'].dtype}, 'label' holds {frame['label'].dtype}; "
-            "they must be of one type"
-        )
-    if problems:
-        raise DataError(problems)
-
-
-def content_hashes(frame: pl.DataFrame, payload_columns: Sequence[str]) -> pl.Series:
-    """What every row holds in ``payload_columns``, as 32 hex digits of a sha256 each; String, in row order.
-
-    Equal contents have equal hashes in every file and on every machine: the width of numbers does not count, names and
-    order of the payload columns do. A column of paths hashes the paths, not the files.
-
-    Raises:
-        DataError: a payload column is missing.
-    """
-    problems = column_problems(frame, payload_columns, "content hashes")
-    if problems:
-        raise DataError(problems)
-    parts = [
-        (name.encode(), memoryview(buffer), offsets.tolist())
-        for name in payload_columns
-        for buffer, offsets in _parts(frame[name])
-    ]
-    hashes = []
-    for row in range(frame.height):
-        digest = hashlib.sha256()
-        for name, buffer, offsets in parts:
-            piece = buffer[offsets[row] : offsets[row + 1]]
-            digest.update(b"%d %s %d " % (len(name), name, len(piece)))
-            digest.update(piece)
-        hashes.append(digest.hexdigest()[:32])
-    return pl.Series("content_hash", hashes, dtype=pl.String)
+def _blank(column: pl.Series) -> pl.Series:
+    """Which cells of a column of text or whole numbers hold nothing, or only spaces."""
+    missing = column.is_null()
+    if column.dtype == pl.String:
+        missing = missing | (column.str.strip_chars() == "").fill_null(False)
+    return missing
 
 
 def table_digest(frame: pl.DataFrame) -> str:
@@ -210,40 +203,6 @@ def _parts(column: pl.Series) -> Iterator[tuple[bytes, np.ndarray]]:
         yield b"".join(cells), np.concatenate([[0], np.cumsum([len(cell) for cell in cells], dtype=np.int64)])
 
 
-def read_table(path: str | Path) -> pl.DataFrame:
-    """Read a whole Parquet, CSV or JSONL file, told apart by the end of its name.
-
-    In a CSV, whole numbers written with leading zeros (``007``) stay text: as numbers they would be other ids.
-
-    Raises:
-        DataError: no such file, not one of the formats, or its content cannot be read.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError([f"{path}: there is no such file" if not path.exists() else f"{path}: this is not a file"])
-    if path.suffix.lower() not in FORMATS:
-        raise DataError([f"{path}: cannot read a {path.suffix or 'nameless'} table; use one of {', '.join(FORMATS)}"])
-    try:
-        if path.suffix.lower() == ".parquet":
-            return pl.read_parquet(path, glob=False)
-        if path.suffix.lower() == ".csv":
-            return _read_csv(path)
-        # Opened here: polars would take brackets in the path for a pattern.
-        with path.open("rb") as file:
-            return pl.read_ndjson(file, infer_schema_length=None)
-    except (pl.exceptions.PolarsError, OSError, UnicodeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DataError([f"{path}: this is not a readable {path.suffix[1:]} file: {reason}"]) from error
-
-
-def _read_csv(path: Path) -> pl.DataFrame:
-    frame = pl.read_csv(path, infer_schema_length=None, glob=False)
-    text = pl.read_csv(path, infer_schema=False, glob=False)
-    numbers = [name for name in frame.columns if frame[name].dtype.is_integer()]
-    codes = [text[name] for name in numbers if text[name].str.contains(r"^\s*[+-]?0[0-9]").any()]
-    return frame.with_columns(codes)
-
-
 def write_parquet_atomic(frame: pl.DataFrame, path: str | Path) -> None:
     """Write ``frame`` beside ``path`` and rename it: at any moment there is the old file, the new one or none.
 
@@ -251,14 +210,8 @@ def write_parquet_atomic(frame: pl.DataFrame, path: str | Path) -> None:
         CurationError: the folder is missing or not writable, or the disk is full; nothing is left behind.
     """
     path = Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with aside.open("wb") as file:
+        with replacing(path) as file:
             frame.write_parquet(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise CurationError(f"{path}: cannot be written: {error}. Free space, or choose another folder") from error
-    finally:
-        aside.unlink(missing_ok=True)

@@ -10,13 +10,13 @@ import logging
 import signal
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from lightning import LightningDataModule, LightningModule, Trainer
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -101,7 +101,14 @@ class TrainResult:
     seconds: float
 
 
-def train(model: LightningModule, data: LightningDataModule, options: TrainOptions, out_dir: str | Path) -> TrainResult:
+def train(
+    model: LightningModule,
+    data: LightningDataModule,
+    options: TrainOptions,
+    out_dir: str | Path,
+    *,
+    callbacks: Sequence[Callback] = (),
+) -> TrainResult:
     """Train ``model`` in place, or go on where an earlier call with the same arguments and folder stopped.
 
     The weights are bit-identical for equal model, data and options on a CPU, interrupted or not. Each epoch draws its
@@ -113,6 +120,7 @@ def train(model: LightningModule, data: LightningDataModule, options: TrainOptio
         data: ``train_dataloader`` and ``val_dataloader`` yield ``(inputs, int64 codes [B])``.
         options: how to train.
         out_dir: folder of this training alone; ``last.ckpt`` in it may be deleted once the result is safe.
+        callbacks: called by Lightning beside those of the model; to watch the training, not to change it.
 
     Raises:
         TrainingError: the loss is not finite, the machine cannot do what the options ask, it ran out of memory, the
@@ -130,7 +138,7 @@ def train(model: LightningModule, data: LightningDataModule, options: TrainOptio
     out_dir = Path(out_dir).absolute()
     last = out_dir / "last.ckpt"
     recorder = Recorder(last, options.seed, _identity(model, data, options))
-    callbacks = [recorder, Progress(recorder)] if options.progress else [recorder]
+    shown = [Progress(recorder)] if options.progress else []
     with _failures(), seeded(options.seed), _threads(options.threads), _quiet_lightning():
         resume = _prepare(last, recorder)
         trainer = Trainer(
@@ -139,7 +147,7 @@ def train(model: LightningModule, data: LightningDataModule, options: TrainOptio
             precision=options.precision,  # type: ignore[arg-type]
             max_epochs=options.max_epochs,
             gradient_clip_val=options.gradient_clip,
-            callbacks=list(callbacks),
+            callbacks=[recorder, *shown, *callbacks],
             plugins=[WholeFiles()],
             default_root_dir=out_dir,
             logger=False,

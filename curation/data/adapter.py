@@ -24,7 +24,7 @@ from curation.data.assembly import class_problems
 from curation.data.base import Contents, CuratedData
 from curation.data.rows import LabelledRows
 from curation.errors import DataError
-from curation.examples import RowProblems, id_problems
+from curation.examples import Position, RowProblems, id_problems
 
 # Rows read twice, to notice inputs that are drawn anew at every read.
 READ_TWICE = 16
@@ -66,6 +66,7 @@ def adapt(datamodule: LightningDataModule, *, seed: int = 0) -> CuratedData:
     validation_ids, also_found = _own_ids(validation.dataset, f"{name} validation set")
     if found or also_found:
         raise DataError(found + also_found)
+    names = list(_places(train.dataset) if train_ids is None else train_ids)
     if train_ids is None:
         train_ids, validation_ids = range(_length(train.dataset)), None
     if (
@@ -74,9 +75,12 @@ def adapt(datamodule: LightningDataModule, *, seed: int = 0) -> CuratedData:
         or set(validation_ids) & set(train_ids)
     ):
         validation_ids = _further_ids(train_ids, _length(validation.dataset))
+        validation_names: Sequence[Any] = _places(validation.dataset)
+    else:
+        validation_names = validation_ids
 
-    codes, shape, problems = _read_rows(train.dataset, train_ids, f"{name} training set", None)
-    validation_codes, _, found = _read_rows(validation.dataset, validation_ids, f"{name} validation set", shape)
+    codes, shape, problems = _read_rows(train.dataset, names, f"{name} training set", None)
+    validation_codes, _, found = _read_rows(validation.dataset, validation_names, f"{name} validation set", shape)
     problems += found
     ids = pl.Series("example_id", [*train_ids, *validation_ids])
     problems += id_problems(ids, name)
@@ -91,7 +95,7 @@ def adapt(datamodule: LightningDataModule, *, seed: int = 0) -> CuratedData:
         }
     )
     classes = np.unique(codes).tolist()
-    problems = class_problems(examples, name)
+    problems = class_problems(examples, name, [*names, *validation_names])
     if classes != list(range(len(classes))):
         problems.append(f"{name}: labels must be 0 to K - 1, each on a training row; got {classes[:20]}")
     if problems:
@@ -118,6 +122,11 @@ class _UserInputs:
 
     def __getitem__(self, row: int) -> Tensor:
         return torch.as_tensor(self.dataset[row][0])
+
+
+def _places(dataset: Dataset[Any]) -> list[Position]:
+    """What messages call rows without ids."""
+    return [Position(row) for row in range(_length(dataset))]
 
 
 def _length(dataset: Dataset[Any]) -> int:
@@ -177,15 +186,15 @@ def _further_ids(ids: Sequence[Any], count: int) -> list[Any]:
 
 
 def _read_rows(
-    dataset: Dataset[Any], ids: Sequence[Any], where: str, shape: tuple[int, ...] | None
+    dataset: Dataset[Any], names: Sequence[Any], where: str, shape: tuple[int, ...] | None
 ) -> tuple[np.ndarray, tuple[int, ...] | None, list[str]]:
-    """Read every row once: the labels int64 [N], the shape of all inputs, and the problems.
+    """Read every row, which messages call ``names``, once: labels int64 [N], the shape of all inputs, the problems.
 
     ``shape`` is what the inputs must have; None: what the first one has.
     """
-    codes = np.full(len(ids), -1, dtype=np.int64)
+    codes = np.full(len(names), -1, dtype=np.int64)
     wrong = RowProblems()
-    for row, name in enumerate(ids):
+    for row, name in enumerate(names):
         try:
             values, code, problem = _item(dataset[row])
         except (OSError, ValueError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from curation.data.base import Contents, PayloadKind, batch_size_problems, encod
 from curation.data.noise import PROBE_COLUMNS, noise_problems, plant_noise
 from curation.data.rows import LabelledRows
 from curation.errors import DataError
-from curation.examples import NAMED_ROWS, name_rows
+from curation.examples import NAMED_ROWS, name_rows_where
 
 
 def option_problems(
@@ -47,8 +47,8 @@ def stratified_split(ids: pl.Series, labels: pl.Series, fraction: float, seed: i
     return pl.Series("split", np.where(validation, "validation", "train"))
 
 
-def class_problems(examples: pl.DataFrame, where: str) -> list[str]:
-    """What makes training or measuring on the splits of ``examples`` impossible."""
+def class_problems(examples: pl.DataFrame, where: str, names: Sequence[object]) -> list[str]:
+    """What makes training or measuring on the splits of ``examples``, whose rows messages call ``names``, impossible."""
     train = examples.filter(pl.col("split") == "train")
     validation = examples.filter(pl.col("split") == "validation")
     classes = train["label"].unique().to_list()
@@ -59,13 +59,18 @@ def class_problems(examples: pl.DataFrame, where: str) -> list[str]:
         problems.append(f"{where}: every training row is labelled {classes[0]!r}; two classes or more are needed")
     if validation.is_empty():
         problems.append(
-            f"{where}: no row is left for validation; add rows, raise validation_fraction or give a validation split"
+            f"{where}: no row is left for validation, because every label keeps at least one row to train on; add rows, "
+            "raise validation_fraction or give a validation split"
         )
-    unseen = validation.filter(~pl.col("label").is_in(classes)) if len(train) else validation.clear()
-    labels = unseen["label"].unique(maintain_order=True)
+    if train.is_empty():
+        return problems
+    unseen = (examples["split"] == "validation") & ~examples["label"].is_in(classes)
+    labels = examples.filter(unseen)["label"].unique(maintain_order=True)
     for label in labels[:NAMED_ROWS]:
-        named = name_rows(unseen.filter(pl.col("label") == label)["example_id"].to_list())
-        problems.append(f"{where}: label {label!r} is in validation ({named}) but on no training row")
+        named = name_rows_where(names, unseen & (examples["label"] == label))
+        problems.append(
+            f"{where}: label {label!r} is in validation, in {named}, but on no training row; remove it or train on some"
+        )
     if len(labels) > NAMED_ROWS:
         problems.append(f"{where}: {len(labels) - NAMED_ROWS} more labels of validation are on no training row")
     return problems

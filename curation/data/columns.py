@@ -12,8 +12,12 @@ import numpy as np
 import polars as pl
 
 from curation.examples import (
+    NAMED_COLUMNS,
+    NAMED_ROWS,
     RESERVED,
+    Position,
     column_problems,
+    contents_of,
     id_problems,
     label_problems,
     name_rows_where,
@@ -83,17 +87,22 @@ def resolve(columns: Columns, table: pl.DataFrame, where: str) -> tuple[Columns,
     elif not payloads:
         taken = {*columns.used(), *RESERVED}
         numeric = [name for name, dtype in table.schema.items() if _is_number(dtype) and name not in taken]
-        if not numeric:
-            problems.append(f"{where}: no numeric column is left to be a feature; name features, text or image")
+        texts = [name for name, dtype in table.schema.items() if dtype == pl.String and name not in taken]
+        problems += [problem for name in texts for problem in _almost_numbers(table, name, columns.id, where)]
+        if not (numeric or problems):
+            problems.append(
+                f"{where}: there is no column of numbers without another use to be a feature; name features, text or "
+                f"image; the columns are {', '.join(table.columns[:NAMED_COLUMNS])}"
+            )
         columns = replace(columns, features=numeric)
     elif columns.features is not None and not columns.features:
         problems.append(f"{where}: features is empty; name at least one column")
     problems += column_problems(table, columns.used(), where)
     if columns.features:
         problems += [
-            f"{where}: the feature {name!r} would hide the example table's own column; rename it"
+            f"{where}: a feature cannot be called {name!r}, a name this tool keeps for itself; rename the column"
             for name in columns.features
-            if name in RESERVED
+            if name in RESERVED and columns.used().count(name) == 1
         ]
     used = columns.used()
     for name in dict.fromkeys(name for name in used if used.count(name) > 1):
@@ -122,7 +131,7 @@ def examples_of(
         ids = pl.Series("example_id", np.arange(first_row, first_row + table.height, dtype=np.int64))
     else:
         ids = as_plain(table[columns.id])
-    names = row_names(ids)
+    names = _names(table, columns.id)
     problems = id_problems(ids, where)
     labels = as_label(table[columns.label])
     problems += label_problems(labels, names, where)
@@ -142,15 +151,17 @@ def examples_of(
     if columns.source is not None:
         dtype = table.schema[columns.source]
         if dtype.is_nested() or dtype == pl.Binary:
-            problems.append(f"{where}: column {columns.source!r} holds {dtype}; a source must be text or a number")
+            problems.append(
+                f"{where}: column {columns.source!r} holds {contents_of(dtype)}; a source must be text or a number"
+            )
         else:
             made.append(table[columns.source].cast(pl.String).alias("source"))
     if columns.true_label is not None:
         truths = as_label(table[columns.true_label])
         if truths.dtype != labels.dtype:
             problems.append(
-                f"{where}: column {columns.true_label!r} holds {truths.dtype}, the labels in {columns.label!r} are "
-                f"{labels.dtype}; they must be of one type"
+                f"{where}: column {columns.true_label!r} holds {contents_of(truths.dtype)}, the labels in "
+                f"{columns.label!r} are {contents_of(labels.dtype)}; they must be of one kind"
             )
         made.append(truths.alias("true_label"))
     return pl.DataFrame(made), names, problems
@@ -181,9 +192,11 @@ def as_plain(column: pl.Series) -> pl.Series:
 def text_problems(texts: pl.Series, names: Sequence[object], where: str) -> list[str]:
     """What is wrong with a column of texts: its type, empty ones. ``where`` names the column."""
     if texts.dtype != pl.String:
-        return [f"{where} holds {texts.dtype}; expected text"]
+        return [f"{where} holds {contents_of(texts.dtype)}; expected text"]
     empty = texts.is_null() | (texts.str.strip_chars() == "").fill_null(False)
-    return [f"{where}: an empty text in {name_rows_where(names, empty)}"] if empty.any() else []
+    if not empty.any():
+        return []
+    return [f"{where}: an empty text in {name_rows_where(names, empty)}; fill it in or remove the row"]
 
 
 def feature_inputs(
@@ -199,7 +212,8 @@ def feature_inputs(
         column = f"{where}: column {name!r}"
         if not _is_number(table.schema[name]):
             problems.append(
-                f"{column} holds {table.schema[name]}; a feature must be numbers{_words(table[name], names)}"
+                f"{column} holds {contents_of(table.schema[name])}; a feature must be numbers"
+                f"{_words(table[name], names)}"
             )
             continue
         exact = table[name].cast(pl.Float64).to_numpy()
@@ -208,12 +222,36 @@ def feature_inputs(
         finite = np.isfinite(values[:, position])
         if not finite.all():
             rows = name_rows_where(names, ~finite)
-            problems.append(f"{column}: missing, or not a finite float32 number, in {rows}; fill in or remove them")
+            problems.append(
+                f"{column}: a number is missing, not finite or beyond 3.4e38 in {rows}; fill it in or remove the row"
+            )
         elif 0 < exact.std() < 100 * np.spacing(np.abs(values[:, position]).max()):
             problems.append(
                 f"{column}: the numbers differ too little for their size ({exact[0]!r}); subtract their mean"
             )
     return values, problems
+
+
+def _names(table: pl.DataFrame, id_column: str | None) -> list[object]:
+    """What to call the rows of ``table`` in messages."""
+    return (
+        [Position(row) for row in range(table.height)] if id_column is None else row_names(as_plain(table[id_column]))
+    )
+
+
+def _almost_numbers(table: pl.DataFrame, name: str, id_column: str | None, where: str) -> list[str]:
+    """Refuse to leave out silently a column of numbers that a few cells make one of texts."""
+    given = table[name].is_not_null()
+    wrong = table[name].cast(pl.Float64, strict=False).is_null() & given
+    if not 0 < wrong.sum() <= given.sum() / 2:
+        return []
+    values = table[name].filter(wrong).unique(maintain_order=True).to_list()
+    cells = ", ".join(map(repr, values[:NAMED_ROWS])) + (" and others" if len(values) > NAMED_ROWS else "")
+    rows = name_rows_where(_names(table, id_column), wrong)
+    return [
+        f"{where}: column {name!r} holds numbers but for {cells} in {rows}. Put numbers there or remove those rows, or "
+        "name the columns to use in features"
+    ]
 
 
 def _words(column: pl.Series, names: Sequence[object]) -> str:
@@ -234,4 +272,5 @@ def differing_types(first: pl.DataFrame, second: pl.DataFrame) -> Iterator[str]:
     """The ids, labels and true labels that two example tables hold in different types, one sentence each."""
     for name in ("example_id", "label", "true_label"):
         if name in first.columns and name in second.columns and first.schema[name] != second.schema[name]:
-            yield f"the column of the {name} holds {second.schema[name]} here, {first.schema[name]} in the training file"
+            here, there = contents_of(second.schema[name]), contents_of(first.schema[name])
+            yield f"the column of the {name} holds {here} here, {there} in the training file"

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from PIL import Image, ImageOps
 
-from curation.examples import RowProblems, name_rows, name_rows_where
+from curation.examples import RowProblems, contents_of, name_rows, name_rows_where
 
 MODES = ("L", "RGB")
 # Eight bits a channel; the wider modes would be clipped without a word when converted.
@@ -47,7 +47,7 @@ def array_images(
     while isinstance(leaf, (pl.List, pl.Array)):
         leaf, depth = leaf.inner, depth + 1  # type: ignore[assignment]
     if depth == 0 or not leaf.is_numeric():
-        return NOTHING, [f"{where} holds {column.dtype}; expected nested lists of numbers or paths of image files"]
+        return NOTHING, [f"{where} holds {contents_of(leaf)}; expected nested lists of numbers or paths of image files"]
     values, problems = _stacked(column, leaf, names, where)
     if problems:
         return NOTHING, problems
@@ -144,7 +144,8 @@ def file_images(
         (w0, h0), (w1, h1) = sizes[0], sizes[other[0]]
         rows = name_rows([names[row] for row in other])
         return NOTHING, [
-            f"{where}: images of several sizes: {h0}x{w0}, but {h1}x{w1} and others in {rows}; set image_size"
+            f"{where}: images of several sizes: {h0}x{w0}, but {h1}x{w1} and others in {rows}; set image_size to [height, width] "
+            "to resize them all"
         ]
     pixels = np.stack([np.asarray(image.convert(mode)) for image in images])  # [N, H, W] or [N, H, W, 3]
     pixels = pixels[:, None] if mode == "L" else np.moveaxis(pixels, 3, 1)
@@ -167,16 +168,18 @@ class _Refused(Exception):
 def _open(root: Path, name: str | None, size: Sequence[int] | None, mode: str | None) -> Image.Image:
     """The image in one file, upright, of the size asked for and in ``mode``; None: in that of the two it has less loss in."""
     if name is None or not name.strip():
-        raise _Refused("no path", repr(name))
+        raise _Refused("no path", "")
     path = Path(os.path.abspath(root / name))
     if not path.is_relative_to(root):
-        raise _Refused(f"the path leaves the folder {root} (set image_root)", name)
+        raise _Refused(f"the path leaves the folder {root}; set image_root to one that holds all images", name)
     try:
         with Image.open(path) as file:
             image = ImageOps.exif_transpose(file)
             image.load()
+    except FileNotFoundError as error:
+        raise _Refused(f"there is no such file; paths start from {root}", name) from error
     except UNREADABLE as error:
-        raise _Refused("the file does not open as an image", f"{name}: {error}") from error
+        raise _Refused("the file does not open as an image", f"{name} ({error})") from error
     if image.mode not in GREY_MODES + COLOUR_MODES:
         raise _Refused("more than 8 bits a channel; convert the file", f"{name} has mode {image.mode}")
     image = image.convert(mode or ("L" if image.mode in GREY_MODES else "RGB"))

@@ -15,7 +15,7 @@ from curation.data.columns import Columns, feature_inputs, text_problems
 from curation.data.images import MODES, array_images, file_images
 from curation.data.tokens import encoder_ids, hashed_ids
 from curation.errors import DataError
-from curation.examples import name_rows_where
+from curation.examples import contents_of, name_rows_where
 from curation.huggingface import HASHED
 
 # The first is for arrays in cells, the others are for files.
@@ -123,7 +123,8 @@ class PayloadReader:
         in_files = column.dtype == pl.String
         kind, unused = ("cells with numbers", IMAGE_OPTIONS[:1]) if in_files else ("files", IMAGE_OPTIONS[1:])
         problems = [
-            f"{where}: {name} is for {kind}, and the cells hold {column.dtype}" for name in self._given(*unused)
+            f"{where}: {name} is for {kind}, and the cells hold {contents_of(column.dtype)}"
+            for name in self._given(*unused)
         ]
         if in_files:
             root = folder if self.image_root is None else Path(self.image_root)

@@ -15,8 +15,10 @@ from curation.data.assembly import assemble, class_problems, option_problems, st
 from curation.data.base import CuratedData
 from curation.data.columns import Columns, differing_types, examples_of, naming_problems, resolve
 from curation.data.payload import PayloadReader
+from curation.data.reading import read_table
+from curation.data.tokens import trimmed
 from curation.errors import DataError
-from curation.examples import column_problems, id_problems, read_table
+from curation.examples import column_problems, id_problems
 from curation.huggingface import HASHED
 
 
@@ -26,7 +28,7 @@ class TableData(CuratedData):
     What a row is: ``text``, ``image``, the ``features``, or, with none of the three, every numeric column that has no
     other use. Inputs are float32 [F] for features (as they are: the model learns their scale from the training split, so
     a checkpoint needs no data module and an edit changes no input), float32 [C, H, W] for images (bytes divided by
-    255), int64 [max_tokens] for texts (``curation.data.tokens``).
+    255), int64 [T] for texts (``curation.data.tokens``), T being what the longest takes, ``max_tokens`` at most.
 
     Labels are text or whole numbers (true/false and 1.0 count as such).
 
@@ -45,7 +47,7 @@ class TableData(CuratedData):
         validation_path: file of the validation rows, with the same columns; ``path`` is then all training.
         batch_size: rows a step.
         seed: of the split and of the order of the training rows.
-        max_tokens: length of a text's ids; what is beyond is cut off.
+        max_tokens: largest number of a text's ids; what is beyond is cut off.
         buckets: how many ids the n-grams of texts are hashed to, padding included.
         tokenizer: what makes the ids of texts: ``"hashed"``, or the name or folder of a Hugging Face tokenizer (extra
             ``llm``), the one that belongs to the model's encoder.
@@ -126,13 +128,14 @@ def _load(files: Sequence[Path], named: Columns, problems: Sequence[str]) -> tup
             found += error.problems
     if len(tables) < len(files):
         raise DataError(found)
+    empty = [f"{file}: the table has no rows" for file, table in zip(files, tables, strict=True) if table.is_empty()]
+    if empty:  # such a file tells nothing about its columns
+        raise DataError(found + empty)
     columns, unresolved = resolve(named, tables[0], str(files[0]))
     found += unresolved
-    for file, table in zip(files, tables, strict=True):
-        if file is not files[0] and not unresolved:
+    for file, table in zip(files[1:], tables[1:], strict=True):
+        if not unresolved:
             found += column_problems(table, columns.used(), str(file))
-        if table.is_empty():
-            found.append(f"{file}: the table has no rows")
     if found:
         raise DataError(found)
     return tables, columns
@@ -155,12 +158,14 @@ def _rows(
     parts: list[pl.DataFrame] = []
     inputs: list[np.ndarray] = []
     defaults: dict[str, Any] = {}
+    names: list[object] = []
     keys_wrong, payload_wrong = [], []
     for file, table, split in zip(files, tables, (None,) if len(files) == 1 else ("train", "validation"), strict=True):
         first_row = sum(part.height for part in parts)
-        part, names, found = examples_of(table, columns, str(file), first_row=first_row, split=split)
+        part, own_names, found = examples_of(table, columns, str(file), first_row=first_row, split=split)
         keys_wrong += found
-        values, defaults, found = reader.read(part, columns, names, file)
+        values, defaults, found = reader.read(part, columns, own_names, file)
+        names += own_names
         payload_wrong += found
         parts.append(part)
         inputs.append(values)
@@ -175,11 +180,12 @@ def _rows(
             splits = stratified_split(keys["example_id"], keys["label"], validation_fraction, seed)
             keys = keys.with_columns(splits)
         keys_wrong += id_problems(keys["example_id"], where) if len(parts) > 1 else []
-        keys_wrong += class_problems(keys, where)
+        keys_wrong += class_problems(keys, where, names)
     if keys_wrong or payload_wrong:
         raise DataError(keys_wrong + payload_wrong)
     if columns.image is not None and parts[0].schema["image"] != parts[-1].schema["image"]:
         # Lists in one file, arrays or paths in the other: only what was made of them is alike.
         parts = [part.with_columns(pl.Series("image", pixels)) for part, pixels in zip(parts, inputs, strict=True)]
     examples = pl.concat(parts, how="vertical_relaxed").with_columns(keys["split"])
-    return examples, np.concatenate(inputs), defaults
+    joined = np.concatenate(inputs)
+    return examples, trimmed(joined, defaults["pad_id"]) if columns.text is not None else joined, defaults

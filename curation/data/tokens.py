@@ -41,6 +41,12 @@ def hashed_ids(texts: Sequence[str], max_tokens: int, buckets: int) -> np.ndarra
     return ids
 
 
+def trimmed(ids: np.ndarray, pad_id: int) -> np.ndarray:
+    """``ids`` [N, T] without the columns after the longest text, which hold nothing but padding."""
+    used = np.flatnonzero((ids != pad_id).any(axis=0))
+    return np.ascontiguousarray(ids[:, : used[-1] + 1]) if len(used) else ids
+
+
 def _bucket(gram: str, buckets: int) -> int:
     return 1 + zlib.crc32(gram.encode()) % (buckets - 1)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from curation.errors import ModelError, TrainingError
+from lorif_core.atomic import replacing
 
 # More keys than this say nothing more about which model a checkpoint is of.
 SHOWN = 5
@@ -49,20 +49,25 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
-    """Write a checkpoint aside and rename it, so that ``path`` is never half-written; TrainingError when it cannot be."""
+    """Write a checkpoint aside, sync it and rename it, so that ``path`` is whole even after a power cut.
+
+    A killed run leaves at most one file beside ``path``, which the next one removes.
+
+    Raises:
+        TrainingError: it cannot be written; ``path`` is as it was.
+    """
     buffer = io.BytesIO()
     torch.save(dict(content), buffer)
-    aside = path.with_name(path.name + ".tmp")
     try:
-        aside.write_bytes(buffer.getbuffer())
-        os.replace(aside, path)
+        for stray in path.parent.glob(f".{path.name}.*.tmp"):
+            stray.unlink()
+        with replacing(path) as file:
+            file.write(buffer.getbuffer())
     except OSError as error:
         raise TrainingError(
             f"cannot write {path}: {error.strerror or error}. Free disk space or choose another folder; run the same "
             "again to go on."
         ) from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def state_problems(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:

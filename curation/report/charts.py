@@ -153,14 +153,16 @@ def legend(curve: Curve) -> list[tuple[Markup, str, str]]:
 
 
 def shared_domain(figures: Sequence[Figure]) -> tuple[float, float] | None:
-    """One axis for several intervals of the same unit: their range and a little air; None if nothing has an interval.
+    """One axis for the intervals of several figures: their range and a little air. None if there is nothing to compare.
 
+    Figures without an interval do not count. A lone one is only comparable with zero, where it is a difference.
     Fractions never leave [0, 1]; differences always include zero.
     """
-    ends = [end for figure in figures for end in (figure.low, figure.value, figure.high) if measured(end)]
-    if not ends or not any(measured(figure.low) and measured(figure.high) for figure in figures):
+    drawn = [figure for figure in figures if _has_interval(figure)]
+    unit = drawn[0].unit if drawn else "number"
+    if len(drawn) < (1 if unit == "difference" else 2):
         return None
-    unit = figures[0].unit
+    ends = [float(end) for figure in drawn for end in (figure.low, figure.value, figure.high) if end is not None]
     if unit == "difference":
         ends.append(0.0)
     low, high = min(ends), max(ends)
@@ -209,6 +211,10 @@ def _svg(title: str, height: float, parts: Sequence[Markup]) -> Markup:
     return Markup('<svg class="chart" width="100%" height="{}" role="img" aria-label="{}">{}</svg>').format(
         height, printable(title), Markup("").join(parts)
     )
+
+
+def _has_interval(figure: Figure) -> bool:
+    return measured(figure.value) and measured(figure.low) and measured(figure.high)
 
 
 def _share(value: float, low: float, high: float) -> float:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
-import os
-import tempfile
 from functools import cache
 from pathlib import Path
 from typing import get_args
@@ -16,6 +14,7 @@ from markupsafe import Markup
 
 from curation.report import charts, tables, thumbnails, wording
 from curation.report.model import CleanReport, Decision, measured
+from lorif_core.atomic import write_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -60,17 +59,7 @@ def write(report: CleanReport, path: Path) -> Path:
         OSError: the folder does not exist or cannot be written, or the disk is full; nothing is left behind.
     """
     page = render(report).encode("utf-8")
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(aside, 0o644)  # mkstemp's 0600 would hide the page from everyone it is meant for
-        os.replace(aside, path)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise
+    write_bytes(path, page)
     logger.info("report of %d rows written to %s (%d bytes)", len(report.rows), path, len(page))
     return path
 

@@ -69,12 +69,12 @@ def fixed(value: float | None, digits: int = 3) -> str:
     return text.replace("-", MINUS) if float(text) else text.lstrip("-")
 
 
-def aligned(values: Sequence[float | None], sign: bool = False) -> list[str]:
-    """A column of numbers with the same decimals, enough for three digits of the largest; `sign` writes the plus out."""
+def aligned(values: Sequence[float | None], sign: bool = False, digits: int = 3) -> list[str]:
+    """Numbers with the same decimals, enough for so many digits of the largest; `sign` writes the plus out."""
     largest = max((abs(value) for value in values if measured(value)), default=0.0)
     if largest and not 1e-3 <= largest < 1e6:
         return [signed(value) if sign else number(value) for value in values]
-    decimals = max(0, 2 - math.floor(math.log10(largest))) if largest else 0
+    decimals = max(0, digits - 1 - math.floor(math.log10(largest))) if largest else 0
     texts = [fixed(value, decimals) for value in values]
     plus = [
         sign and measured(value) and value > 0 and text.strip("0.") != ""
@@ -149,7 +149,9 @@ def lead(report: CleanReport) -> list[str]:
     sentences = [f"{count(flagged)} of {count(total)} training labels look wrong{share}."]
     verbs = {"drop": "dropped", "relabel": "relabelled", "review": "left for a person to review"}
     done = [(report.decisions[key], verb) for key, verb in verbs.items() if report.decisions.get(key)]
-    if done:
+    if len(done) == 1 and done[0][0] == flagged > 1:
+        sentences.append(f"All of them were {done[0][1]}.")
+    elif done:
         was = "was" if done[0][0] == 1 else "were"
         (first, verb), rest = done[0], done[1:]
         parts = [f"{count(first)} {was} {verb}", *(f"{count(rows)} {verb}" for rows, verb in rest)]

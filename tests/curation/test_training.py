@@ -1,12 +1,8 @@
 import contextlib
-import io
-import logging
 import os
 import random
 import resource
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -194,10 +190,10 @@ def test_sigterm_ends_it_with_its_own_exit_code(tmp_path):
 
 
 def test_half_a_file_of_a_killed_run_is_not_taken_for_a_state(tmp_path):
-    (tmp_path / "last.ckpt.tmp").write_bytes(b"half")
+    (tmp_path / ".last.ckpt.1.tmp").write_bytes(b"half")
     result = train(make(Own), blobs(), TrainOptions(1), tmp_path)
     assert len(result.history) == 1
-    assert not (tmp_path / "last.ckpt.tmp").exists()
+    assert not (tmp_path / ".last.ckpt.1.tmp").exists()
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -328,66 +324,3 @@ def test_gradient_clip_bounds_the_step(tmp_path):
 
     assert moved(0.01) == pytest.approx(0.01, rel=1e-3)
     assert moved(None) > 0.1
-
-
-def test_progress_without_a_terminal_is_a_line_now_and_then_and_lightning_is_silent(tmp_path, caplog, capfd, recwarn):
-    level = logging.getLogger("lightning.pytorch").level
-    with caplog.at_level(logging.INFO):
-        train(make(TabularClassifier, (4,), 2), blobs(), TrainOptions(3), tmp_path / "a")
-        shown = [record.getMessage() for record in caplog.records]
-        caplog.clear()
-        train(make(TabularClassifier, (4,), 2), blobs(), TrainOptions(3, progress=False), tmp_path / "b")
-        silent = [record.getMessage() for record in caplog.records]
-    assert shown[0].startswith("epoch 1/3: train loss ")
-    assert len(shown) < 3  # three epochs take less than two seconds each
-    assert shown[-1].startswith("trained TabularClassifier: 3 epochs")
-    assert len(silent) == 1
-    assert capfd.readouterr() == ("", "")
-    assert not [str(warning.message) for warning in recwarn]
-    assert logging.getLogger("lightning.pytorch").level == level
-
-
-def test_progress_on_a_terminal_is_a_bar(tmp_path, monkeypatch, caplog):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "160")
-    with caplog.at_level(logging.INFO):
-        train(make(Own), blobs(), TrainOptions(2), tmp_path)
-    assert "epoch 2/2: train loss" in sys.stderr.getvalue()
-    assert "100%" in sys.stderr.getvalue()
-    assert not [record for record in caplog.records if record.getMessage().startswith("epoch")]
-
-
-WORKERS = """
-import sys
-from tests.curation.test_training import *
-
-whole, stopped, resumed = make(Own), make(interrupted(Own)), make(Own)
-stopped.at = (1, 1)
-train(whole, blobs(workers=1), TrainOptions(2), sys.argv[1] + "/whole")
-try:
-    train(stopped, blobs(workers=1), TrainOptions(2), sys.argv[1] + "/run")
-except KeyboardInterrupt:
-    train(resumed, blobs(workers=1), TrainOptions(2), sys.argv[1] + "/run")
-assert_same_weights(resumed, whole)
-print("the same")
-"""
-
-
-@pytest.mark.slow  # most of it starting processes
-def test_loader_workers_do_not_change_what_a_resumed_run_sees(tmp_path):
-    # In a process of its own: a forked worker fails in one in which a flow has run.
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", WORKERS, str(tmp_path)],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.stdout == "the same\n", done.stderr

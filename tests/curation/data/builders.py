@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
+import pytest
+
+from curation.data import TableData
+from curation.errors import DataError
 
 
 def feature_frame(rows: int = 40, classes: int = 2) -> pl.DataFrame:
@@ -28,6 +33,13 @@ def write(frame: pl.DataFrame, folder: Path, name: str = "table.parquet") -> Pat
     path = folder / name
     {"parquet": frame.write_parquet, "csv": frame.write_csv, "jsonl": frame.write_ndjson}[path.suffix[1:]](path)
     return path
+
+
+def table_problems(*arguments: Any, **options: Any) -> list[str]:
+    """What ``TableData`` of these arguments finds wrong."""
+    with pytest.raises(DataError) as error:
+        TableData(*arguments, **options)
+    return error.value.problems
 
 
 def decisions(table: Mapping[object, tuple[str, object]], label_type: pl.DataType | type[pl.DataType]) -> pl.DataFrame:

@@ -144,8 +144,8 @@ class Files(Items):
 def test_rows_that_cannot_be_read_are_named() -> None:
     found = problems(Module(Files([0] * 5, list("abcde")), Items([(torch.zeros(2), 0)])))
     assert found == [
-        "Module training set: reading the row fails with ValueError: rows 'b', 'd'; the first: row 1 is no image",
-        "Module training set: reading the row fails with FileNotFoundError: row 'c'; the first: no such file: two.png",
+        "Module training set: reading the row fails with ValueError: rows with ids 'b', 'd'; the first: row 1 is no image",
+        "Module training set: reading the row fails with FileNotFoundError: row with id 'c'; the first: no such file: two.png",
     ]
 
 
@@ -171,15 +171,15 @@ def test_items_that_are_no_labelled_inputs() -> None:
     ]
     found = problems(Module(Items(rows), Items([(torch.zeros(4), 0)])))
     expected = {
-        "got dict: row 4": 0,
-        "whole numbers, got float: row 5": 1,
-        "got str: row 6": 2,
-        "shape of the first training row, (2,): row 7": 3,
-        "not a finite number: row 8": 4,
-        "tensors or arrays, got list: row 9": 5,
-        "not be negative: row 10": 6,
-        "got bool: row 11": 7,
-        "got tuple: row 12": 8,
+        "got dict: row 5 (counting": 0,
+        "whole numbers, got float: row 6 (counting": 1,
+        "got str: row 7 (counting": 2,
+        "shape of the first training row, (2,): row 8 (counting": 3,
+        "not a finite number: row 9 (counting": 4,
+        "tensors or arrays, got list: row 10 (counting": 5,
+        "not be negative: row 11 (counting": 6,
+        "got bool: row 12 (counting": 7,
+        "got tuple: row 13 (counting": 8,
     }
     assert len(found) == len(expected) + 1
     for words, place in expected.items():
@@ -194,7 +194,9 @@ def test_labels_must_be_positions_of_logits() -> None:
         in problems(Module(Items(rows), Items(rows)))[0]
     )
     rows = [(torch.zeros(2), label) for label in (0, 1)]
-    assert "label 2 is in validation (row 2)" in problems(Module(Items(rows), Items([(torch.zeros(2), 2)])))[0]
+    assert (
+        "label 2 is in validation, in row 1 (counting" in problems(Module(Items(rows), Items([(torch.zeros(2), 2)])))[0]
+    )
 
 
 @pytest.mark.parametrize(

@@ -52,14 +52,14 @@ def test_flat_cells_take_a_shape() -> None:
 @pytest.mark.parametrize(
     ("cells", "words"),
     [
-        ([[[1, 2]], None, [[3, 4]]], "no image in row 'b'"),
-        ([[[1, 2]], [[1, 2, 3]], [[3, 4]]], "not of the shape of the first, [1, 2]: row 'b'"),
-        ([[[1, 2]], [[1], [2]], [[3, 4, 5]]], "rows 'b', 'c'"),
+        ([[[1, 2]], None, [[3, 4]]], "no image in row with id 'b'"),
+        ([[[1, 2]], [[1, 2, 3]], [[3, 4]]], "not of the shape of the first, [1, 2]: row with id 'b'"),
+        ([[[1, 2]], [[1], [2]], [[3, 4, 5]]], "rows with ids 'b', 'c'"),
         ([[[1, 2], [3]], [[1, 2]], [[1, 2]]], "one rectangular shape"),
-        ([[], [], []], "holds List(Null); expected nested lists"),
-        ([[[1, None]], [[1, 2]], [[1, 2]]], "missing or not a finite number: row 'a'"),
-        ([[[0.5, float("nan")]], [[1.0, 2.0]], [[1.0, float("inf")]]], "not a finite number: rows 'a', 'c'"),
-        ([[[1, 2]], [[1, 300]], [[-1, 2]]], "bytes, 0 to 255: rows 'b', 'c'"),
+        ([[], [], []], "holds nothing; expected nested lists"),
+        ([[[1, None]], [[1, 2]], [[1, 2]]], "missing or not a finite number: row with id 'a'"),
+        ([[[0.5, float("nan")]], [[1.0, 2.0]], [[1.0, float("inf")]]], "not a finite number: rows with ids 'a', 'c'"),
+        ([[[1, 2]], [[1, 300]], [[-1, 2]]], "bytes, 0 to 255: rows with ids 'b', 'c'"),
         ([[["x"]], [["y"]], [["z"]]], "expected nested lists of numbers"),
         ([1, 2, 3], "expected nested lists of numbers"),
         ([[[[1], [2]], [[3], [4]]]] * 3, None),
@@ -76,7 +76,7 @@ def test_cells_that_are_no_images(cells: list[object], words: str | None) -> Non
 
 def test_arrays_with_missing_rows_are_named_too() -> None:
     column = pl.Series([[1, 2], None, [3, 4]], dtype=pl.Array(pl.UInt8, 2))
-    assert "no image in row 'b'" in arrays(column, [1, 2])[1][0]
+    assert "no image in row with id 'b'" in arrays(column, [1, 2])[1][0]
 
 
 def save(folder: Path, name: str, pixels: np.ndarray) -> str:
@@ -102,10 +102,8 @@ def test_grey_and_colour_files(tmp_path: Path) -> None:
 
 def test_files_are_resized_and_turned_upright(tmp_path: Path) -> None:
     paths = [save(tmp_path, f"{row}.png", np.full((4 + row, 6), 51, dtype=np.uint8)) for row in range(3)]
-    assert (
-        "images of several sizes: 4x6, but 5x6 and others in rows 'b', 'c'; set image_size"
-        in files(paths, tmp_path)[1][0]
-    )  # type: ignore[arg-type]
+    (problem,) = files(paths, tmp_path)[1]  # type: ignore[arg-type]
+    assert "images of several sizes: 4x6, but 5x6 and others in rows with ids 'b', 'c'; set image_size" in problem
     images, problems = files(paths, tmp_path, size=(2, 3))  # type: ignore[arg-type]
     assert problems == [] and images.shape == (3, 1, 2, 3) and np.allclose(images, 0.2)
 
@@ -123,9 +121,10 @@ def test_every_file_that_does_not_open_is_named(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("not an image")
     problems = files(["cut.png", good, "text.png"], tmp_path)[1]
     assert len(problems) == 1
-    assert "does not open as an image: rows 'a', 'c'" in problems[0] and "cut.png" in problems[0]
+    assert "does not open as an image: rows with ids 'a', 'c'" in problems[0] and "cut.png" in problems[0]
     problems = files(["gone.png", None, " "], tmp_path)[1]
-    assert len(problems) == 2 and "gone.png" in problems[0] and "no path: rows 'b', 'c'" in problems[1]
+    assert len(problems) == 2 and problems[1].endswith("no path: rows with ids 'b', 'c'")
+    assert f"no such file; paths start from {tmp_path}: row with id 'a'; the first: gone.png" in problems[0]
 
 
 def test_no_path_leaves_the_folder(tmp_path: Path) -> None:
@@ -134,7 +133,7 @@ def test_no_path_leaves_the_folder(tmp_path: Path) -> None:
     inside = save(root, "in.png", PIXELS[0])
     for path in (f"../{outside}", str(tmp_path / outside), f"sub/../../{outside}"):
         (problem,) = files([inside, path, inside], root)[1]
-        assert "leaves the folder" in problem and "row 'b'" in problem and "image_root" in problem
+        assert "leaves the folder" in problem and "row with id 'b'" in problem and "image_root" in problem
     assert files([inside, str(root / inside), "x/../in.png"], root)[1] == []
 
 

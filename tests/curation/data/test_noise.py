@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.datasets import load_digits
 
+from curation.data import Digits
 from curation.data.noise import KINDS, PROBE_COLUMNS, noise_problems, plant_noise
 
 
@@ -107,3 +109,11 @@ def test_what_cannot_be_planted_is_refused() -> None:
         plant_noise(codes, 2, "feature", 0.1)
     with pytest.raises(ValueError, match="at least 2 classes"):
         plant_noise(codes * 0, 1, "uniform", 0.1)
+
+
+def test_feature_noise_of_the_digits_meets_its_rate_in_training_only() -> None:
+    data = Digits(noise={"kind": "feature", "rate": 0.1, "seed": 1})
+    train, validation = (data.examples.filter(split=split) for split in ("train", "validation"))
+    assert (train["label"] != train["true_label"]).sum() == round(0.1 * train.height)
+    assert (validation["label"] == validation["true_label"]).all()
+    assert train["true_label"].to_list() == load_digits().target[train["example_id"].to_numpy()].tolist()

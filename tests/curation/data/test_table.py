@@ -10,14 +10,7 @@ import torch
 from PIL import Image
 
 from curation.data import TableData
-from curation.errors import DataError
-from tests.curation.data.builders import decisions, feature_frame, write
-
-
-def problems(*arguments: Any, **options: Any) -> list[str]:
-    with pytest.raises(DataError) as error:
-        TableData(*arguments, **options)
-    return error.value.problems
+from tests.curation.data.builders import decisions, feature_frame, table_problems, write
 
 
 def all_inputs(data: TableData) -> torch.Tensor:
@@ -132,18 +125,20 @@ def test_a_validation_file_that_does_not_fit(tmp_path: Path) -> None:
     frame = feature_frame()
     path = write(frame.head(30), tmp_path)
     same = write(frame.slice(25, 10), tmp_path, "same.parquet")
-    assert (
-        "on several rows: rows 'a25', 'a26', 'a27', 'a28', 'a29'" in problems(path, "y", "key", validation_path=same)[0]
-    )
+    twice = table_problems(path, "y", "key", validation_path=same)[0]
+    assert "the same id on several rows: 'a25', 'a26', 'a27', 'a28', 'a29'; ids must be unique" in twice
     lacking = write(frame.tail(10).drop("width", "y"), tmp_path, "lacking.parquet")
-    assert len(problems(path, "y", "key", validation_path=lacking)) == 2
+    assert len(table_problems(path, "y", "key", validation_path=lacking)) == 2
     words = write(frame.tail(10).with_columns(pl.col("y").cast(pl.String)), tmp_path, "words.parquet")
-    assert "label holds String here, Int64 in the training file" in problems(path, "y", "key", validation_path=words)[0]
+    assert (
+        "label holds text here, whole numbers in the training file"
+        in table_problems(path, "y", "key", validation_path=words)[0]
+    )
     unseen = write(frame.tail(10).with_columns(y=pl.Series([0, 0, *range(2, 10)])), tmp_path, "unseen.parquet")
-    found = problems(path, "y", "key", validation_path=unseen)
-    assert len(found) == 6 and "label 2 is in validation (row 'a32') but on no training row" in found[0]
+    found = table_problems(path, "y", "key", validation_path=unseen)
+    assert len(found) == 6 and "label 2 is in validation, in row with id 'a32', but on no training row" in found[0]
     assert "3 more labels of validation are on no training row" in found[5]
-    assert "validation_path is the same file" in problems(path, "y", validation_path=path)[0]
+    assert "validation_path is the same file" in table_problems(path, "y", validation_path=path)[0]
 
 
 def test_noise_moves_the_labels_given_to_true_label(tmp_path: Path) -> None:
@@ -156,14 +151,14 @@ def test_noise_moves_the_labels_given_to_true_label(tmp_path: Path) -> None:
     assert "true_label" not in cleaned.columns
     assert (
         "leave out noise or true_label"
-        in problems(write(frame, tmp_path), "y", "key", true_label="height", noise=noise)[0]
+        in table_problems(write(frame, tmp_path), "y", "key", true_label="height", noise=noise)[0]
     )
 
 
 def test_noise_that_removes_a_class(tmp_path: Path) -> None:
     frame = feature_frame().with_columns(y=pl.Series([5] + [0, 1] * 19 + [0]))
     noise = {"kind": "feature", "rate": 0.1}
-    assert "leaves no training row labelled 5" in problems(write(frame, tmp_path), "y", "key", noise=noise)[0]
+    assert "leaves no training row labelled 5" in table_problems(write(frame, tmp_path), "y", "key", noise=noise)[0]
 
 
 @pytest.mark.parametrize("kind", ["uniform", "feature"])
@@ -174,10 +169,13 @@ def test_texts(tmp_path: Path, kind: str) -> None:
     path = write(frame, tmp_path, "table.jsonl")
     data = TableData(path, "y", text="text", max_tokens=30, buckets=500, noise={"kind": kind, "rate": 0.1})
     inputs = all_inputs(data)
-    assert inputs.shape == (len(data.train_dataset), 30) and inputs.dtype == torch.int64
+    assert inputs.shape == (len(data.train_dataset), 29) and inputs.dtype == torch.int64  # what the longest text takes
     assert 0 < inputs.max() < 500 and data.classes == ["+", "-"]
     of_text = {"vocab_buckets": 500, "pad_id": 0, "max_tokens": 30, "tokenizer": "hashed"}
-    assert data.model_defaults() == {"input_shape": (30,), "num_classes": 2} | of_text
+    assert data.model_defaults() == {"input_shape": (29,), "num_classes": 2} | of_text
+    validation = write(pl.DataFrame({"text": ["fine"], "y": ["+"]}), tmp_path, "validation.csv")
+    with_file = TableData(path, "y", text="text", max_tokens=400, validation_path=validation)
+    assert with_file.validation_dataset[0][0].shape == with_file.train_dataset[0][0].shape == (29,)
     assert data.show(2).text == frame["text"][data.train_ids()[2]]
     assert data.digest() != TableData(path, "y", text="text", max_tokens=31, buckets=500).digest()
 
@@ -217,7 +215,7 @@ def test_pixels_may_be_lists_in_one_file_and_arrays_in_the_other(tmp_path: Path)
     in_channels = write(deeper, tmp_path, "deeper.parquet")
     assert TableData(path, "y", "key", image="image", validation_path=in_channels).digest() == versions[0].digest()
     narrow = listed.with_columns(pl.col("image").list.eval(pl.element().list.head(2)))
-    found = problems(path, "y", "key", image="image", validation_path=write(narrow, tmp_path, "narrow.parquet"))
+    found = table_problems(path, "y", "key", image="image", validation_path=write(narrow, tmp_path, "narrow.parquet"))
     assert "rows have shape [1, 2, 2], in" in found[0] and "[1, 2, 3]" in found[0]
 
 
@@ -225,10 +223,11 @@ def test_all_problems_of_the_options_and_columns_come_at_once(tmp_path: Path) ->
     path = write(feature_frame(), tmp_path)
     options = {"max_tokens": 0, "buckets": 1, "image_shape": [1], "image_size": [0, 3], "image_mode": "CMYK"}
     options |= {"image": "photo", "tokenizer": ""}
-    found = problems(path, "label", "ids", features=["width", "depth"], batch_size=0, seed=-1, **options)
+    found = table_problems(path, "label", "ids", features=["width", "depth"], batch_size=0, seed=-1, **options)
     assert len(found) == 14 and all(text.startswith(str(path)) for text in found)
     for name in ("label", "ids", "depth"):
-        assert f"{path}: there is no column {name!r}; the columns are key, y, width, height, note" in found
+        lacking = [text for text in found if text.startswith(f"{path}: there is no column {name!r}")]
+        assert lacking[0].endswith("; the columns are key, y, width, height, note")
 
 
 def test_all_problems_of_the_rows_come_at_once(tmp_path: Path) -> None:
@@ -238,21 +237,29 @@ def test_all_problems_of_the_rows_come_at_once(tmp_path: Path) -> None:
         pl.when(pl.col("key") == "a9").then(None).otherwise("height").alias("height"),
         pl.when(pl.col("key") == "a5").then(pl.lit("a4")).otherwise("key").alias("key"),
     )
-    found = problems(write(frame, tmp_path), "y", "key")
+    found = table_problems(write(frame, tmp_path), "y", "key")
     assert len(found) == 4
     for text, column, row in zip(found, ("key", "y", "width", "height"), ("a4", "a3", "a7", "a9"), strict=True):
-        assert f"table.parquet: column {column!r}" in text and f"row {row!r}" in text
+        assert f"table.parquet: column {column!r}" in text and repr(row) in text
 
 
 @pytest.mark.parametrize(
     ("change", "options", "words"),
     [
         ({"y": 1}, {}, "every training row is labelled 1"),
-        ({"y": pl.Series(np.linspace(0, 1, 40))}, {}, "'y' holds Float64; labels must be text or whole numbers"),
-        ({"width": float("inf")}, {}, "column 'width': missing, or not a finite float32 number, in rows 'a0', 'a1'"),
-        ({"width": 1e300}, {}, "not a finite float32 number"),
+        (
+            {"y": pl.Series(np.linspace(0, 1, 40))},
+            {},
+            "'y' holds 0.02564102564102564 or the like in rows with ids 'a1', 'a2', 'a3', 'a4', 'a5' and 33 more; labels must be",
+        ),
+        (
+            {"width": float("inf")},
+            {},
+            "column 'width': a number is missing, not finite or beyond 3.4e38 in rows with ids 'a0', 'a1'",
+        ),
+        ({"width": 1e300}, {}, "a number is missing, not finite or beyond 3.4e38"),
         ({"width": pl.int_range(40) + 1.6e12}, {}, "subtract their mean"),
-        ({}, {"features": ["note"]}, "'note' holds String; a feature must be numbers"),
+        ({}, {"features": ["note"]}, "'note' holds text; a feature must be numbers"),
         ({}, {"features": []}, "features is empty"),
         ({}, {"features": "width"}, "features must be a list of names of columns, got 'width'"),
         ({}, {"features": [5]}, "features must be a list of names of columns, got [5]"),
@@ -260,59 +267,59 @@ def test_all_problems_of_the_rows_come_at_once(tmp_path: Path) -> None:
         (
             {"size": pl.when(pl.col("key") == "a3").then(pl.lit("?")).otherwise(pl.lit("7"))},
             {"features": ["size"]},
-            "'size' holds String; a feature must be numbers, and '?' or the like is in row 'a3'",
+            "'size' holds text; a feature must be numbers, and '?' or the like is in row with id 'a3'",
         ),
         ({}, {"features": ["width", "y"]}, "'y' is named for 2 uses"),
         ({}, {"text": "note", "features": ["width"]}, "give one of features, text and image; got features, text"),
-        ({"label": 1.0}, {"features": ["label"]}, "would hide the example table's own column"),
+        ({"label": 1.0}, {"features": ["label"]}, "cannot be called"),
         (
             {"note": pl.when(pl.col("key") == "a2").then(pl.lit(" ")).otherwise("note")},
             {"text": "note"},
-            "empty text in row 'a2'",
+            "empty text in row with id 'a2'",
         ),
-        ({}, {"text": "width"}, "column 'width' holds Float64; expected text"),
+        ({}, {"text": "width"}, "column 'width' holds fractional numbers; expected text"),
         (
             {"note": pl.lit("\x1c")},
             {"text": "note"},
-            "a text without any token in rows 'a0', 'a1', 'a2', 'a3', 'a4' and 35 more",
+            "a text without any token in rows with ids 'a0', 'a1', 'a2', 'a3', 'a4' and 35 more",
         ),
         ({}, {"tokenizer": "./bert"}, "tokenizer is for texts; name their column in text"),
         ({}, {"text": "note", "image_size": [2, 2]}, "image_size is for images; name their column in image"),
         ({}, {"image": "width"}, "expected nested lists of numbers"),
-        ({}, {"image": "note"}, "does not open as an image: rows 'a0', 'a1', 'a2', 'a3', 'a4' and 35 more"),
+        ({}, {"image": "note"}, "rows with ids 'a0', 'a1', 'a2', 'a3', 'a4' and 35 more; the first: seen"),
         ({}, {"image": "note", "image_shape": [2, 2]}, "image_shape is for cells with numbers"),
-        ({}, {"split": "note"}, "'seen' in rows 'a0', 'a1', 'a2', 'a3', 'a4' and 35 more"),
+        ({}, {"split": "note"}, "'seen' in rows with ids 'a0', 'a1', 'a2', 'a3', 'a4' and 35 more"),
         ({"part": pl.lit("train")}, {"split": "part"}, "no row is left for validation"),
         ({"part": pl.lit("test")}, {"split": "part"}, "no row is in the train split"),
-        ({}, {"true_label": "note"}, "they must be of one type"),
-        ({}, {"id": "width"}, "'width' holds Float64; ids must be text or whole numbers"),
+        ({}, {"true_label": "note"}, "they must be of one kind"),
+        ({}, {"id": "width"}, "'width' holds fractional numbers; ids must be text or whole numbers"),
         ({}, {"split": "note", "validation_path": "v.csv"}, "not both"),
         (
             {"from": pl.Series([[1]] * 40)},
             {"source": "from"},
-            "'from' holds List(Int64); a source must be text or a number",
+            "'from' holds lists; a source must be text or a number",
         ),
     ],
 )
 def test_wrong_tables(tmp_path: Path, change: dict[str, Any], options: dict[str, Any], words: str) -> None:
     path = write(feature_frame().with_columns(**change), tmp_path)
-    found = problems(path, "y", **{"id": "key", **options})
+    found = table_problems(path, "y", **{"id": "key", **options})
     assert any(words in text for text in found), found
     assert all(text.startswith((str(path), "v.csv")) for text in found)
 
 
 def test_files_that_are_missing_or_empty(tmp_path: Path) -> None:
     gone = [tmp_path / "a.csv", tmp_path / "b.csv"]
-    found = problems(gone[0], "y", validation_path=gone[1])
+    found = table_problems(gone[0], "y", validation_path=gone[1])
     assert found == [f"{path}: there is no such file" for path in gone]
-    assert "the table has no rows" in problems(write(feature_frame().clear(), tmp_path), "y", "key")[0]
+    assert "the table has no rows" in table_problems(write(feature_frame().clear(), tmp_path), "y", "key")[0]
     only_words = write(feature_frame().select("key", "y", "note"), tmp_path)
-    assert "no numeric column is left" in problems(only_words, "y", "key")[0]
+    assert "no column of numbers without another use to be a feature" in table_problems(only_words, "y", "key")[0]
 
 
 def test_problems_of_the_payload_and_of_the_classes_come_together(tmp_path: Path) -> None:
     frame = feature_frame().with_columns(y=pl.lit("x"), note=pl.lit(""))
-    found = problems(write(frame, tmp_path), "y", "key", text="note")
+    found = table_problems(write(frame, tmp_path), "y", "key", text="note")
     assert len(found) == 2 and "every training row" in found[0] and "empty text" in found[1]
 
 

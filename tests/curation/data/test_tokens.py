@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 
-from curation.data.tokens import hashed_ids
+from curation.data.tokens import hashed_ids, trimmed
 
 
 def grams(text: str, max_tokens: int = 200, buckets: int = 1 << 20) -> set[int]:
@@ -19,6 +19,14 @@ def test_ids_are_padded_with_zero_at_the_end() -> None:
     for row in ids:
         used = int((row > 0).sum())
         assert (row[:used] > 0).all() and (row[used:] == 0).all()
+
+
+def test_what_no_text_reaches_is_trimmed() -> None:
+    ids = hashed_ids(["good", "a good film"], 64, 100)
+    short = trimmed(ids, 0)
+    longest = int((ids[1] > 0).sum())
+    assert short.tolist() == ids[:, :longest].tolist() and (short > 0).all(axis=1).any()
+    assert trimmed(short, 0).shape == short.shape and trimmed(ids[:0], 0).shape == (0, 64)
 
 
 def test_words_pairs_and_parts_of_words_count() -> None:

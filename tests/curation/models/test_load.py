@@ -1,4 +1,5 @@
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from lightning import Trainer
 
 from curation.errors import ModelError
 from curation.models import build_model, load_model
-from curation.models.checkpoints import unsafe_hyperparameters
+from curation.models.checkpoints import unsafe_hyperparameters, write_checkpoint
 
 IMAGE = "curation.models.ImageClassifier"
 DEFAULTS = {"input_shape": (1, 8, 8), "num_classes": 10}
@@ -112,3 +113,22 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
 def test_hyperparameters_that_could_not_be_loaded():
     values = {"a": 1, "b": [1.0, ("x", None)], "c": {"d": torch.ones(1)}, "root": Path("x"), "f": lambda: 0}
     assert [text.split()[0] for text in unsafe_hyperparameters(values)] == ["root", "f"]
+
+
+def test_a_checkpoint_and_its_folder_are_on_disk_before_it_counts(tmp_path, monkeypatch):
+    done = []
+    real_sync, real_replace = os.fsync, os.replace
+
+    def sync(descriptor):
+        done.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        real_sync(descriptor)
+
+    def replace(source, target, **named):
+        done.append("rename")
+        real_replace(source, target, **named)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", replace)
+    write_checkpoint({"state_dict": {}}, tmp_path / "model.ckpt")
+    assert done == ["file", "rename", "folder"]
+    assert [file.name for file in tmp_path.iterdir()] == ["model.ckpt"]

@@ -25,6 +25,20 @@ def test_hashed_is_the_mean_over_tokens_that_are_not_padding():
     torch.testing.assert_close(model(torch.nn.functional.pad(ids, (0, 6), value=4)), model(ids))
 
 
+def test_padding_contributes_nothing_whatever_its_embedding():
+    model = TextClassifier(3, vocab_buckets=20, pad_id=0, dim=5)
+    ids = torch.tensor([[3, 7, 7, 0, 0, 0], [1, 2, 3, 4, 5, 6]])
+    before = model(ids)
+    with torch.no_grad():
+        model.encoder.weight[0] = 1e6
+    assert torch.equal(model(ids), before)
+    model(ids).sum().backward()
+    assert not model.encoder.weight.grad[0].any() and model.encoder.weight.grad[7].any()
+    for row in ids:
+        alone = row[row != 0][None]  # [1, T without padding]
+        torch.testing.assert_close(model(alone)[0], model(ids)[(ids == row).all(dim=1)][0])
+
+
 def test_hashed_learns(tmp_path):
     model = build_model(
         "curation.models.TextClassifier",

@@ -100,7 +100,7 @@ def image_report(n_rows: int = 50, n_near: int = 5, side: int = 8) -> CleanRepor
                 float(scores[row]),
                 decision,
                 f"labelled {labels[row]}, the model without this row says {suggested[row]} at 0.97; "
-                f"{agree} of its {n_near} strongest supporters are labelled {suggested[row]}",
+                f"{agree} of the {n_near} strongest supporters of {suggested[row]} are labelled {suggested[row]}",
                 shown(row),
                 supporters,
                 near(row, -1),

@@ -99,6 +99,13 @@ def test_intervals_share_an_axis_that_stays_inside_what_is_possible() -> None:
     assert shared_domain([Figure("n", 3.0)]) is None and interval(Figure("n", 3.0), (0.0, 1.0)) == ""
 
 
+def test_an_interval_is_drawn_only_beside_what_it_can_be_compared_with() -> None:
+    count, share = Figure("rows", 110, unit="count"), Figure("share", 0.076, 0.064, 0.091, "fraction")
+    assert shared_domain([count, share]) is None
+    low, high = shared_domain([count, share, Figure("other", 0.5, 0.4, 0.6, "fraction")])
+    assert 0 <= low < 0.064 and 0.6 < high < 1
+
+
 def test_heat_grows_with_the_count() -> None:
     levels = heat_levels(np.array([[0, 1], [25, 100]]))
     assert levels.tolist() == [[0, 1], [3, 6]]

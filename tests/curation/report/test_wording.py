@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from curation.report import wording
 from curation.report.model import Figure
+from tests.curation.report.example import image_report
 
 
 @pytest.mark.parametrize(
@@ -30,6 +33,7 @@ def test_a_column_has_the_same_decimals_and_no_negative_zero() -> None:
     assert wording.aligned([0.4, -0.08, None, 0.0001]) == ["0.400", "\u22120.080", "\u2013", "0.000"]
     assert wording.aligned([12.0, -0.01], sign=True) == ["+12.0", "0.0"]
     assert wording.aligned([2e-7, 1e-7], sign=True) == ["+2.0\u00d710\u207b\u2077", "+1.0\u00d710\u207b\u2077"]
+    assert wording.aligned([0.00366, 0.0029], sign=True, digits=2) == ["+0.0037", "+0.0029"]
     assert wording.aligned([]) == []
     assert wording.points(-0.0001) == "0.0"
 
@@ -46,6 +50,15 @@ def test_an_interval_needs_all_three_numbers() -> None:
     assert wording.figure_interval(Figure("f", 0.5, 0.25, 0.75, "fraction")) == "25.0% to 75.0%"
     assert wording.figure_interval(Figure("f", None, 0.25, 0.75, "fraction")) == ""
     assert wording.figure_interval(Figure("f", 0.5, float("nan"), 0.75, "fraction")) == ""
+
+
+def test_the_lead_does_not_count_the_same_rows_twice() -> None:
+    report = image_report()
+    flagged = report.n_flagged
+    every = replace(report, decisions={"keep": report.n_examples - flagged, "drop": flagged})
+    assert wording.lead(every)[1] == "All of them were dropped."
+    some = replace(report, decisions={"keep": report.n_examples - flagged, "drop": flagged - 2, "review": 2})
+    assert wording.lead(some)[1] == f"Of these, {flagged - 2} were dropped and 2 left for a person to review."
 
 
 def test_clipping_says_that_something_is_missing() -> None:
