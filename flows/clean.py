@@ -3,6 +3,7 @@
 Annotations are evaluated here: Prefect sends a flow to another process, which does not find names in text.
 """
 
+import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
 
 from flows.cleaning import CleanRun
+from flows.config import load_config, read_overrides
 from flows.schema import CleanConfig
 from flows.screen import Screen
 
@@ -28,9 +30,18 @@ TOP_ROWS = 20  # rows of the table of decisions on Prefect's page
 
 
 @flow(name="clean", retries=0, persist_result=False)
-def clean(config: CleanConfig) -> dict[str, Any]:
-    """Find wrong labels, edit them, retrain, compare and report; returns the summary."""
-    command = f"curate clean --config {config.root / config.name}.yaml"
+def clean(file: Path, options: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Find wrong labels, edit them, retrain, compare and report; returns the summary.
+
+    Args:
+        file: the configuration; every run reads it anew.
+        options: as on the command line, ("--decide.action", "relabel") for example.
+    """
+    config = load_config(CleanConfig, file, *read_overrides(options, CleanConfig))
+    # The folder that a person repeats it from is another one than that of the server.
+    command = shlex.join(
+        ["curate", "clean", "--config", str(file), "--workspace", str(config.workspace), *map(str, options)]
+    )
     with Screen() as screen, CleanRun(config, screen, command) as run:
         _step("load", run.prepare)()
         if run.unchanged is not None:
@@ -82,7 +93,11 @@ def mark_crashed(flow_run_id: str) -> None:
 def publish(summary: dict[str, Any]) -> None:
     """Put the most suspicious decisions and links to the results on Prefect's page."""
     decisions = pl.read_parquet(summary["files"]["decisions"])
-    top = decisions.filter(pl.col("decision") != "keep").sort("score", descending=True).head(TOP_ROWS)
+    top = (
+        decisions.filter(pl.col("decision") != "keep")
+        .sort("score", descending=True, nulls_last=True, maintain_order=True)
+        .head(TOP_ROWS)
+    )
     create_table_artifact(
         table=[{key: str(value) for key, value in row.items()} for row in top.to_dicts()],
         key="clean-decisions",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +22,7 @@ from flows.schema import CleanConfig
 from flows.screen import Screen
 from flows.services import Services
 from flows.summary import summarise
-from flows.tracking import Tracker
+from flows.tracking import Tracker, tracking_uri
 
 RESULTS = ("decisions.parquet", "scores.parquet", "cleaned.parquet", "report.html", SUMMARY)
 
@@ -64,7 +64,7 @@ class CleanRun(ModelRun):
     ) -> None:
         super().__exit__(kind, error, trace)
         if error is not None and self._folder is not None and self._folder.running:
-            interrupted = isinstance(error, KeyboardInterrupt)
+            interrupted = not isinstance(error, Exception)  # Ctrl-C, SIGTERM, Prefect's own signal
             # What ended the run is the error to tell, not that a full disk takes no note of it.
             with suppress(OSError, CurationError):
                 self._folder.fail("interrupted" if interrupted else "failed")
@@ -95,12 +95,12 @@ class CleanRun(ModelRun):
         config = self.config
         path = config.output_dir or config.workspace / "runs" / f"{config.name}-{digest[:8]}"
         self._folder = RunFolder(path, digest, "output_dir")
-        former = self._folder.finished(self.code)
-        if former is not None:
+        former = self._folder.finished(self.code, self.screen.line)
+        if former is not None and not self._asks_more(self._folder.recorded):
             seconds = round(time.monotonic() - self._began, 1)
             self.unchanged = former | {"status": "unchanged", "checked": {"at": _now(), "seconds": seconds}}
             write_json(path / SUMMARY, self.unchanged)
-            self._folder.end(self.code, RESULTS)
+            self._folder.end(self.code, RESULTS, self._folder.recorded)
 
     def begin(self, flow_run_id: str | None) -> str | None:
         """Take the output folder and open the MLflow run, the one of an interrupted start when there was one.
@@ -199,13 +199,14 @@ class CleanRun(ModelRun):
         write_json(target / SUMMARY, summary)
         with recording():
             self._record(summary, [target / name for name in RESULTS])
-        self.folder.end(self.code, RESULTS)
+        self.folder.end(self.code, RESULTS, self._recording())
         return summary
 
     def train(self, title: str, data_digest: str, decisions: str | None) -> Finished:
         """As every run trains, with a child run in MLflow."""
         done = super().train(title, data_digest, decisions)
         config = self.config
+        keep = config.tracking.log_checkpoints or config.tracking.register_as is not None
         with recording():
             self._runs[title] = self.tracker.training(
                 title,
@@ -213,7 +214,7 @@ class CleanRun(ModelRun):
                 params={"data": data_digest, **config.train.model_dump(), **self.loaded["model"]},
                 metrics=done.values["metrics"],
                 history=done.values["history"],
-                checkpoint=done.files["checkpoint"] if config.tracking.log_checkpoints else None,
+                checkpoint=done.files["checkpoint"] if keep else None,
             )
         return done
 
@@ -224,6 +225,15 @@ class CleanRun(ModelRun):
         options["model"].update(checkpoint=None, registered=None)
         options["index"]["path"] = None
         return {"config": options, **{key: self.loaded[key] for key in _CONTENTS}}
+
+    def _recording(self) -> dict[str, Any]:
+        """Where and how MLflow keeps the run: no part of what it is of."""
+        section = self.config.tracking
+        return section.model_dump(mode="json") | {"uri": tracking_uri(section, self.config.workspace)}
+
+    def _asks_more(self, recorded: Mapping[str, Any]) -> bool:
+        """Whether the configuration asks MLflow for something that the finished run has not given it."""
+        return any(asked and asked != recorded.get(key) for key, asked in self._recording().items())
 
     def _summary(self) -> dict[str, Any]:
         return summarise(

@@ -1,14 +1,19 @@
 """The command line. Nothing heavy is imported before a command is known to be right: ``--help`` answers at once.
 
-Exit codes: 0 done; 1 a stage failed; 2 the configuration or the data is wrong; 130 interrupted.
+Exit codes: 0 done; 1 a stage failed; 2 the configuration or the data is wrong; 130 interrupted with Ctrl-C; 143 ended
+with SIGTERM, which is otherwise taken as Ctrl-C is.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 from flows import __version__
@@ -16,13 +21,14 @@ from flows import __version__
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, WRONG, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 DESCRIPTION = "Find the training examples with wrong labels, fix them, and measure what it changed."
 COMMANDS = {
     "clean": "find wrong labels, edit them, retrain, report",
     "index": "build, query, inspect or verify a LoRIF index",
     "serve": "run clean on a schedule",
+    "workspace": "free the space of results that no run uses",
 }
 INDEX_COMMANDS = {
     "build": "train or load the model and index its training rows",
@@ -30,6 +36,8 @@ INDEX_COMMANDS = {
     "info": "describe an index",
     "verify": "check every byte of an index",
 }
+WORKSPACE_COMMANDS = {"prune": "delete the results of stages that no run has used for some time"}
+KEEP_DAYS = 30.0
 
 
 class _Parser(argparse.ArgumentParser):
@@ -42,23 +50,43 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     tokens = list(sys.argv[1:] if argv is None else argv)
+    terminated = threading.Event()
     try:
-        return _dispatch(tokens)
+        with _sigterm_as_interrupt(terminated):
+            return _dispatch(tokens)
     except SystemExit as stop:  # argparse ends the process
         return int(stop.code or DONE)
     except KeyboardInterrupt:
         command = shlex.join(["curate", *tokens])
         print(f"\nInterrupted. What is finished is kept; go on with: {command}", file=sys.stderr)
-        return INTERRUPTED
+        return TERMINATED if terminated.is_set() else INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()
         return DONE
 
 
+@contextmanager
+def _sigterm_as_interrupt(seen: threading.Event) -> Iterator[None]:
+    """Let SIGTERM unwind the program as Ctrl-C does, so that it leaves the same good order behind; ``seen`` tells which."""
+
+    def interrupt(number: int, frame: object) -> None:
+        seen.set()
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread is told of signals
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _dispatch(tokens: list[str]) -> int:
     parser = _Parser("curate", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"curate {__version__}")
-    listed = "\n".join(f"  {name:<8} {text}" for name, text in COMMANDS.items())
+    listed = "\n".join(f"  {name:<9} {text}" for name, text in COMMANDS.items())
     parser.usage = "curate COMMAND [options]"
     parser.epilog = f"commands:\n{listed}\n\ncurate COMMAND --help lists the options of a command."
     if not tokens or tokens[0].startswith("-"):
@@ -68,7 +96,7 @@ def _dispatch(tokens: list[str]) -> int:
     command, rest = tokens[0], tokens[1:]
     if command not in COMMANDS:
         _unknown(parser, "command", command, COMMANDS)
-    return {"clean": _clean, "index": _index, "serve": _serve}[command](rest)
+    return {"clean": _clean, "index": _index, "serve": _serve, "workspace": _workspace}[command](rest)
 
 
 def _clean(tokens: list[str]) -> int:
@@ -85,17 +113,7 @@ def _clean(tokens: list[str]) -> int:
 
 
 def _index(tokens: list[str]) -> int:
-    listed = "\n".join(f"  {name:<8} {text}" for name, text in INDEX_COMMANDS.items())
-    parser = _Parser("curate index", formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.usage = "curate index COMMAND [options]"
-    parser.epilog = f"commands:\n{listed}"
-    if not tokens or tokens[0].startswith("-"):
-        parser.parse_args(tokens)
-        parser.print_help()
-        return WRONG
-    command, rest = tokens[0], tokens[1:]
-    if command not in INDEX_COMMANDS:
-        _unknown(parser, "command", command, INDEX_COMMANDS)
+    command, rest = _subcommand("curate index", INDEX_COMMANDS, tokens)
 
     def run(options: argparse.Namespace, overrides: list[str]) -> int:
         from flows import index_jobs
@@ -135,6 +153,38 @@ def _serve(tokens: list[str]) -> int:
 
     parser = _config_parser("curate serve", COMMANDS["serve"], ServeConfig, tokens)
     return _guarded(parser, tokens, run)
+
+
+def _workspace(tokens: list[str]) -> int:
+    command, rest = _subcommand("curate workspace", WORKSPACE_COMMANDS, tokens)
+
+    def run(options: argparse.Namespace, overrides: list[str]) -> int:
+        from flows import workspace
+
+        return workspace.prune(options, overrides)
+
+    parser = _Parser(f"curate workspace {command}", description=WORKSPACE_COMMANDS[command], allow_abbrev=False)
+    here = os.environ.get("CURATE_WORKSPACE") or "workspace"
+    parser.add_argument("--workspace", metavar="DIR", default=here, help=f"folder with everything runs keep [{here}]")
+    parser.add_argument(
+        "--keep-days", metavar="N", type=float, default=KEEP_DAYS, help=f"days a result is kept unused [{KEEP_DAYS:g}]"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be deleted")
+    return _guarded(parser, rest, run)
+
+
+def _subcommand(prog: str, commands: dict[str, str], tokens: list[str]) -> tuple[str, list[str]]:
+    """The one of ``commands`` that ``tokens`` begin with, and the rest of them; ends the program where there is none."""
+    parser = _Parser(prog, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.usage = f"{prog} COMMAND [options]"
+    parser.epilog = "commands:\n" + "\n".join(f"  {name:<8} {text}" for name, text in commands.items())
+    if not tokens or tokens[0].startswith("-"):
+        parser.parse_args(tokens)
+        parser.print_help()
+        parser.exit(WRONG)
+    if tokens[0] not in commands:
+        _unknown(parser, "command", tokens[0], commands)
+    return tokens[0], tokens[1:]
 
 
 def _config_parser(prog: str, description: str, schema: type[BaseModel], tokens: list[str]) -> _Parser:

@@ -26,7 +26,15 @@ _PATHS = ("model.checkpoint", "index.path", "workspace", "output_dir", "clean")
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """YAML as people expect it: 1e-3 is a number, and a key given twice is an error."""
+    """YAML as people expect it: 1e-3 is a number, a key given twice is an error, and of 1.2 the words that are booleans.
+
+    A column or a label may be called ``on``, ``yes`` or ``no``; an option of the schema still takes these for its truth value.
+    """
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in known if tag != "tag:yaml.org,2002:bool"]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -38,6 +46,9 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
         return dict(super().construct_mapping(node, deep))
 
 
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
 )
@@ -103,13 +114,14 @@ def describe(schema: type[BaseModel]) -> str:
     return "\n".join(lines)
 
 
-def read_overrides(tokens: Sequence[str], schema: type[BaseModel]) -> dict[str, Any]:
+def read_overrides(tokens: Sequence[str], schema: type[BaseModel]) -> tuple[dict[str, Any], list[str]]:
     """Dotted key -> value of ``--any.nested.key value`` or ``--any.nested.key=value``; values are read as YAML.
 
     Relative paths are meant from the current folder.
 
-    Raises:
-        ConfigError: an unknown key, a missing value or text that is no option.
+    Returns:
+        What could be read, and a sentence for every unknown key, missing value and text that is no option: `load_config`
+        reports these with what is wrong with the values.
     """
     known = fields(schema)
     found: dict[str, Any] = {}
@@ -134,19 +146,30 @@ def read_overrides(tokens: Sequence[str], schema: type[BaseModel]) -> dict[str, 
             found[key] = _from_here(key, yaml.load(text, Loader=_Loader))
         except yaml.YAMLError:
             problems.append(f"--{key}: {text!r} is not a YAML value; quote it")
-    if problems:
-        raise ConfigError(problems)
-    return found
+    return found, problems
 
 
-def load_config(schema: type[Schema], file: Path, overrides: Mapping[str, Any] | None = None) -> Schema:
-    """Read ``file``, put ``overrides`` (dotted key -> value) over it and check the whole against ``schema``.
+def load_config(
+    schema: type[Schema],
+    file: Path,
+    overrides: Mapping[str, Any] | None = None,
+    problems: Sequence[str] = (),
+    unused: Sequence[str] = (),
+) -> Schema:
+    """Read ``file``, put ``overrides`` over it and check the whole against ``schema``.
+
+    Args:
+        schema: of the file.
+        file: YAML.
+        overrides: dotted key -> value.
+        problems: found before, reported with those found here.
+        unused: keys at the top of the file that are left out, `unused_keys` for example.
 
     Raises:
         ConfigError: every problem, each with the file or option and its dotted key.
     """
     overrides = dict(overrides or {})
-    tree = _read_yaml(file)
+    tree = {key: value for key, value in _read_yaml(file).items() if key not in unused}
     for key in _PATHS:
         _resolve(tree, key.split("."), file.parent)
     for key, value in overrides.items():
@@ -158,9 +181,17 @@ def load_config(schema: type[Schema], file: Path, overrides: Mapping[str, Any] |
         tree.setdefault("workspace", os.environ.get("CURATE_WORKSPACE") or "workspace")
         tree["workspace"] = os.path.abspath(os.path.expanduser(str(tree["workspace"])))
     try:
-        return schema.model_validate(tree)
+        config = schema.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(_problems(error, file, overrides, schema)) from None
+        raise ConfigError([*problems, *_problems(error, file, overrides, schema)]) from None
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def unused_keys(file: Path, schema: type[BaseModel], whole: type[BaseModel]) -> list[str]:
+    """Keys at the top of ``file`` that ``schema`` has no use for, being those of the wider schema ``whole``."""
+    return [key for key in _read_yaml(file) if key in whole.model_fields and key not in schema.model_fields]
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

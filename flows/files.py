@@ -4,39 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-
-def write_atomic(path: Path, write: Callable[[Path], object]) -> Path:
-    """Call ``write`` with a temporary name beside ``path``, sync the bytes to disk and rename.
-
-    Raises:
-        OSError: the disk is full or the folder cannot be written; ``path`` is then as before.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    part = Path(name)
-    try:
-        write(part)
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.chmod(0o666 & ~_umask())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
+from lorif_core.atomic import replacing, write_bytes
 
 
 def write_json(path: Path, value: Any) -> Path:
     """Write ``value`` as indented JSON, whole or not at all."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    return write_atomic(path, lambda part: part.write_text(text, encoding="utf-8"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, text.encode())
+    return path
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -50,7 +30,10 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def copy_atomic(source: Path, target: Path) -> Path:
     """Copy ``source`` to ``target``, whole or not at all."""
-    return write_atomic(target, lambda part: shutil.copyfile(source, part))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with source.open("rb") as given, replacing(target) as file:
+        shutil.copyfileobj(given, file)
+    return target
 
 
 def digest_of(value: Any) -> str:
@@ -73,9 +56,3 @@ def code_digest() -> str:
             if path.suffix in {".py", ".j2", ".css", ".js"} and path.is_file():
                 whole.update(path.relative_to(top).as_posix().encode() + b"\0" + path.read_bytes())
     return whole.hexdigest()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from flows import environment
-from flows.config import find_config, load_config, read_overrides
+from flows.config import find_config, load_config, read_overrides, unused_keys
 from flows.errors import ConfigError
 from flows.modelling import ModelRun, checkpoint_of, index_of
-from flows.schema import IndexConfig
+from flows.schema import CleanConfig, IndexConfig
 from flows.screen import Screen
 from flows.tracking import Tracker
 
@@ -51,9 +52,9 @@ def query(options: argparse.Namespace, tokens: list[str]) -> int:
         if over:
             raise ConfigError(f"--rows: there are {run.loaded['n_validation']} validation rows (from 0), got {over}")
         if not run.is_indexed():
+            build = ["curate", "index", "build", "--config", options.config, "--workspace", str(config.workspace)]
             raise ConfigError(
-                f"there is no index for this configuration in {config.workspace}: build it with "
-                f"curate index build --config {options.config}"
+                f"there is no index for this configuration: build it with {shlex.join([*build, *tokens])}"
             )
         model = run.model()
         index = run.index(model)
@@ -144,11 +145,18 @@ def verify(options: argparse.Namespace, tokens: list[str]) -> int:
 
 
 def _config(options: argparse.Namespace, tokens: list[str]) -> IndexConfig:
+    """The configuration; that of a clean job will do, so that the index of its run can be asked."""
     environment.prepare()
-    overrides = read_overrides(tokens, IndexConfig)
+    overrides, problems = read_overrides(tokens, IndexConfig)
     if options.workspace is not None:
         overrides["workspace"] = os.path.abspath(os.path.expanduser(options.workspace))
-    return load_config(IndexConfig, find_config(options.config), overrides)
+    file = find_config(options.config)
+    unused = unused_keys(file, IndexConfig, CleanConfig)
+    config = load_config(IndexConfig, file, overrides, problems, unused)
+    if unused:
+        note = f"{file}: an index has no use for {', '.join(unused)}; left out"
+        Console(stderr=True).print(note, highlight=False, markup=False, soft_wrap=True)
+    return config
 
 
 def _resolver(config: IndexConfig) -> Any:

@@ -28,11 +28,11 @@ def clean(options: argparse.Namespace, tokens: list[str]) -> int:
     environment.prepare()
     # The screen tells of stages and errors; Prefect's page keeps Prefect's own log of the run.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    overrides = read_overrides(tokens, CleanConfig)
+    overrides, problems = read_overrides(tokens, CleanConfig)
     for name in ("workspace", "output_dir"):
         if getattr(options, name) is not None:
             overrides[name] = os.path.abspath(os.path.expanduser(getattr(options, name)))
-    config = load_config(CleanConfig, find_config(options.config), overrides)
+    config = load_config(CleanConfig, find_config(options.config), overrides, problems)
     with Screen() as screen, CleanRun(config, screen, options.command) as run:
         if not _finished_before(config):
             run.services.start()

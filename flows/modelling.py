@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from flows import versions
+from flows import versions, workspace
 from flows.files import code_digest, digest_of
 from flows.outputs import check_writable
 from flows.runner import Finished, Runner
@@ -37,6 +37,7 @@ class ModelRun:
         self.config, self.screen = config, screen
         check_writable(config.workspace, "workspace")
         config.workspace.mkdir(parents=True, exist_ok=True)
+        self._hold = workspace.hold(config.workspace)
         self.code = digest_of({"sources": code_digest(), "versions": versions.deciding()})
         self.runner = Runner(config.workspace, config.root, self.code, screen)
         self.stages: dict[str, Finished] = {}
@@ -50,6 +51,7 @@ class ModelRun:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.runner.__exit__(kind, error, trace)
+        self._hold.close()
 
     @property
     def loaded(self) -> dict[str, Any]:
@@ -125,6 +127,8 @@ class ModelRun:
         """What a stage gets: the sections of the configuration it may need, and ``extra``."""
         arguments = self.config.model_dump(mode="json", include=_SECTIONS)
         arguments["model"]["checkpoint"] = str(self._checkpoint) if self._checkpoint else None
+        # What the user asked for, not what is default: an index that is there may be of other options than the defaults.
+        arguments["index_asked"] = sorted(self.config.index.model_fields_set - {"path", "batch_size"})
         arguments["data_digest"] = self.loaded["digest"] if "load" in self.stages else None
         return arguments | extra
 
@@ -162,5 +166,6 @@ def index_of(index: Finished) -> str:
 
 
 def _given(stage: str, digest: str, name: str, path: Path) -> Finished:
-    """A result that the user brought, in place of a stage's."""
+    """A result that the user brought, in place of a stage's; it may be that of an earlier run's stage."""
+    workspace.note_use(path)
     return Finished(stage, path.parent, digest, {}, {name: path}, 0.0, reused=True)

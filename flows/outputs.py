@@ -1,14 +1,14 @@
 """The folder of a run's results: whose it is, whether it can be written, and whether it is complete.
 
 ``run.json`` names the run (its ``digest`` is of the configuration, the data and the model) and, once everything lies
-there, the results with their sizes. A folder with anything else in it is never written to.
+there, the results with their digests. A folder with anything else in it is never written to.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,15 +93,26 @@ class RunFolder:
         """Whether this run took the folder and has not ended."""
         return self._lock.is_locked
 
-    def finished(self, code: str) -> dict[str, Any] | None:
-        """The summary, when all results of this run by this code are there and untouched in size."""
+    def finished(self, code: str, tell: Callable[[str], None]) -> dict[str, Any] | None:
+        """The summary, when all results of this run by this code are there as they were written.
+
+        Args:
+            code: digest of the code that computes results.
+            tell: called with a sentence that names a result that is missing or damaged.
+        """
         if self._found.get("status") != "finished" or self._found.get("code") != code:
             return None
-        for name, size in self._found.get("results", {}).items():
+        for name, sha256 in self._found["sha256"].items():
             file = self.path / name
-            if not file.is_file() or file.stat().st_size != size:
+            if not file.is_file() or digest_file(file) != sha256:
+                tell(f"warning: {file} is missing or not as it was written; making the results again")
                 return None
         return read_json(self.path / SUMMARY)
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """Where and how the finished run was recorded, as `end` was told."""
+        return dict(self._found.get("recorded", {}))
 
     def take(self) -> str | None:
         """Take the folder for this process.
@@ -125,11 +136,10 @@ class RunFolder:
         self._found = {**entries, "digest": self.digest, "status": "running"}
         write_json(self.path / RUN, self._found)
 
-    def end(self, code: str, results: Sequence[str]) -> None:
-        """Mark the run finished, with the files it consists of."""
-        sizes = {name: (self.path / name).stat().st_size for name in results}
+    def end(self, code: str, results: Sequence[str], recorded: Mapping[str, Any]) -> None:
+        """Mark the run finished, with the files it consists of, and where and how it is recorded."""
         digests = {name: digest_file(self.path / name) for name in results}
-        self._found = {**self._found, "status": "finished", "code": code, "results": sizes, "sha256": digests}
+        self._found |= {"status": "finished", "code": code, "sha256": digests, "recorded": dict(recorded)}
         write_json(self.path / RUN, self._found)
         self._lock.release()
 

@@ -1,11 +1,13 @@
 """Runs stages in child processes and keeps what they made: a finished stage of the same inputs is never run again.
 
 A stage's folder is WORKSPACE/stages/STAGE-DIGEST16, the digest being of everything its result depends on. The folder
-counts as finished once it holds ``manifest.json``, which is written last; without it the stage goes on where it was.
+counts as finished once it holds a manifest (`flows.folder`); without it the stage goes on where it was. A folder with a
+damaged file is thrown away, and the stage run again.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,12 +18,10 @@ from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
-from flows.files import digest_of, read_json, write_json
+from flows.files import digest_of, write_json
+from flows.folder import INPUTS, JOB, LOG, MANIFEST, USED, Damaged, read_manifest
 from flows.screen import Screen
 from flows.worker import Worker
-
-LOG = "log.txt"
-SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -83,17 +83,15 @@ class Runner:
             self._next = Worker()
 
     def find(self, stage: str, inputs: Mapping[str, Any]) -> Finished | None:
-        """The finished stage of these inputs, if there is one and its files are all there."""
+        """The finished stage of these inputs, if there is one and every byte of its files is as it was written."""
         digest = self._digest(stage, inputs)
         folder = self._folder(stage, digest)
-        manifest = read_json(folder / "manifest.json")
-        if manifest is None or manifest.get("schema") != SCHEMA or manifest.get("digest") != digest:
+        try:
+            manifest = read_manifest(folder, digest)
+        except Damaged as damage:
+            self.screen.line(f"warning: {damage}; it counts as not there")
             return None
-        for entry in manifest["files"].values():
-            path = folder / entry["path"]
-            if not path.is_file() or path.stat().st_size != entry["bytes"]:
-                return None
-        return _finished(folder, manifest, reused=True)
+        return None if manifest is None else _finished(folder, manifest, reused=True)
 
     def run(
         self,
@@ -125,10 +123,11 @@ class Runner:
         folder = self._folder(stage, digest)
         folder.mkdir(parents=True, exist_ok=True)
         with self._lock(folder):
-            if keep and (found := self.find(stage, inputs)) is not None:
+            if keep and (manifest := self._kept(folder, digest)) is not None:
+                (folder / USED).touch()
                 self.screen.end("finished before, reused")
-                return found
-            (folder / "manifest.json").unlink(missing_ok=True)
+                return _finished(folder, manifest, reused=True)
+            (folder / MANIFEST).unlink(missing_ok=True)
             job = {
                 "stage": stage,
                 "folder": str(folder),
@@ -137,17 +136,24 @@ class Runner:
                 "log": str(folder / LOG),
                 "arguments": dict(arguments),
             }
-            write_json(folder / "inputs.json", dict(inputs))
-            job_file = write_json(folder / "job.json", job)
+            write_json(folder / INPUTS, dict(inputs))
+            job_file = write_json(folder / JOB, job)
             worker = self._worker(fresh)
             manifest_file = worker.run(title or stage, job_file, folder / LOG, self.screen.progress)
-            finished = _finished(folder, read_json(manifest_file) or {}, reused=False)
+            finished = _finished(folder, json.loads(manifest_file.read_text(encoding="utf-8")), reused=False)
+            (folder / USED).touch()
         self.screen.end("done", finished.seconds)
         return finished
 
-    def discard(self, finished: Finished) -> None:
-        """Delete the folder of a stage whose result is of no further use."""
-        shutil.rmtree(finished.folder, ignore_errors=True)
+    def _kept(self, folder: Path, digest: str) -> dict[str, Any] | None:
+        """The manifest of the stage finished in ``folder``; a damaged folder is emptied."""
+        try:
+            return read_manifest(folder, digest, self.screen.progress)
+        except Damaged as damage:
+            self.screen.line(f"warning: {damage}; running the stage again")
+            shutil.rmtree(folder)
+            folder.mkdir()
+            return None
 
     def _worker(self, fresh: bool) -> Worker:
         """The process for the next job; with ``fresh`` the one before is let go."""
@@ -186,7 +192,7 @@ def _finished(folder: Path, manifest: Mapping[str, Any], *, reused: bool) -> Fin
         folder=folder,
         digest=manifest["digest"],
         values=manifest["values"],
-        files={name: folder / entry["path"] for name, entry in manifest["files"].items()},
+        files={name: folder / path for name, path in manifest["files"].items()},
         seconds=manifest["seconds"],
         reused=reused,
     )

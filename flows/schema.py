@@ -23,7 +23,11 @@ class DataSection(Section):
     class_path: str = Field(
         description="The data module: a name of curation.data (Digits, TableData) or package.module.Class of your own."
     )
-    init_args: dict[str, Any] = Field(default_factory=dict, description="Arguments of the data module's constructor.")
+    init_args: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Arguments of the data module's constructor. Here true and false are truth values; yes, no, on and "
+        "off are text.",
+    )
 
 
 class ModelSection(Section):
@@ -72,7 +76,9 @@ class IndexSection(Section):
     """How LoRIF indexes the training rows."""
 
     path: Path | None = Field(
-        default=None, description="An index built before, used as it is; it must be of this model and these data."
+        default=None,
+        description="An index built before, used as it is; it must be of this model and these data, and made with the "
+        "options given beside it.",
     )
     projection: Literal["pca", "rademacher", "identity"] = Field(
         default="pca", description="Two-sided projection of each layer's gradient."
@@ -115,9 +121,9 @@ class SignalsSection(Section):
     )
     kernel: Literal["rbf", "linear"] = Field(default="rbf", description="Kernel of kernel leave-one-out.")
     damping: float = Field(
-        default=0.5, gt=0, description="Damping of kernel leave-one-out, in mean squared norms of its features."
+        default=1.0, gt=0, description="Damping of kernel leave-one-out, in mean squared norms of its features."
     )
-    landmarks: int = Field(default=512, ge=1, description="Rows that span the rbf kernel.")
+    landmarks: int = Field(default=256, ge=1, description="Rows that span the rbf kernel.")
     self_influence: bool = Field(default=True, description="Add the self-influence of every row, from the index.")
     proponent_votes: bool = Field(
         default=False,
@@ -193,9 +199,14 @@ class TrackingSection(Section):
     )
     experiment: str = Field(default="clean", min_length=1, description="Name of the MLflow experiment.")
     register_as: str | None = Field(
-        default=None, min_length=1, description="Register the retrained model in MLflow under this name."
+        default=None,
+        min_length=1,
+        description="Register the retrained model in MLflow under this name; without retraining, the trained one.",
     )
-    log_checkpoints: bool = Field(default=True, description="Keep the checkpoints as artifacts of the MLflow runs.")
+    log_checkpoints: bool = Field(
+        default=True,
+        description="Keep the checkpoints as artifacts of the MLflow runs; a model that is registered needs them kept.",
+    )
 
 
 class JobSection(Section):
@@ -236,6 +247,13 @@ class CleanConfig(IndexConfig):
         default=None,
         description="Folder of the results; empty: WORKSPACE/runs/NAME-DIGEST, one for each state of the data.",
     )
+
+    @model_validator(mode="after")
+    def _something_to_register(self) -> Self:
+        loaded = self.model.checkpoint is not None or self.model.registered is not None
+        if self.tracking.register_as is not None and loaded and not self.retrain:
+            raise ValueError("tracking.register_as: no model is trained when one is loaded and retrain is false")
+        return self
 
 
 class ServeConfig(Section):

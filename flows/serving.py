@@ -19,13 +19,20 @@ from flows.schema import CleanConfig, ServeConfig
 def serve(options: argparse.Namespace, tokens: list[str]) -> int:
     """Run clean on its schedule until Ctrl-C; everything is checked before the first run is due.
 
+    Each run reads the clean job's file anew: an edit takes effect with the next run, and a wrong one fails that run only.
+
     Raises:
         ConfigError: this file, the clean job's file, the cron line or the time zone is wrong.
     """
     environment.prepare()
     file = find_config(options.config)
-    config = load_config(ServeConfig, file, read_overrides(tokens, ServeConfig))
-    job = load_config(CleanConfig, find_config(str(config.clean)))
+    config = load_config(ServeConfig, file, *read_overrides(tokens, ServeConfig))
+    job_file = find_config(str(config.clean))
+    job = load_config(CleanConfig, job_file)
+    if job.output_dir is not None:
+        raise ConfigError(
+            f"{job_file}: output_dir: a job on a schedule needs a folder for every state of its data: leave it out"
+        )
     schedule = _schedule(config, str(file))
     check_writable(job.workspace, "workspace")
     job.workspace.mkdir(parents=True, exist_ok=True)
@@ -37,7 +44,7 @@ def serve(options: argparse.Namespace, tokens: list[str]) -> int:
     from flows.clean import clean
 
     console.print(
-        f"clean of {config.clean} at {config.cron!r} ({config.timezone}); results in {job.workspace}/runs",
+        f"clean of {job_file} at {config.cron!r} ({config.timezone}); results in {job.workspace}/runs",
         soft_wrap=True,
     )
     console.print(f"Prefect: {api.removesuffix('/api')}; stop with Ctrl-C", highlight=False)
@@ -45,7 +52,7 @@ def serve(options: argparse.Namespace, tokens: list[str]) -> int:
         clean.serve(
             name=config.name,
             schedule=schedule,
-            parameters={"config": job.model_dump(mode="json")},
+            parameters={"file": str(job_file)},
             limit=1,  # a run that is still going is not joined by the next one
             print_starting_message=False,
             entrypoint_type=EntrypointType.MODULE_PATH,  # runs import the installed flow, wherever serve was started

@@ -127,7 +127,7 @@ def execute(job: dict[str, Any], progress: Callable[[str, int, int | None], None
     Returns:
         The manifest's path.
     """
-    from flows.files import digest_file, write_json
+    from flows.folder import write_manifest
     from flows.stages import STAGES
 
     for place in (os.getcwd(), job["root"]):
@@ -136,21 +136,14 @@ def execute(job: dict[str, Any], progress: Callable[[str, int, int | None], None
     folder = Path(job["folder"])
     start = time.monotonic()
     output = STAGES[job["stage"]](job["arguments"], folder, progress)
-    files = {
-        name: {"path": path, "bytes": (folder / path).stat().st_size, "sha256": digest_file(folder / path)}
-        for name, path in output.files.items()
+    result = {
+        "stage": job["stage"],
+        "digest": job["digest"],
+        "values": output.values,
+        "files": output.files,
+        "seconds": round(time.monotonic() - start, 3),
     }
-    manifest = write_json(
-        folder / "manifest.json",
-        {
-            "schema": 1,
-            "stage": job["stage"],
-            "digest": job["digest"],
-            "values": output.values,
-            "files": files,
-            "seconds": round(time.monotonic() - start, 3),
-        },
-    )
+    manifest = write_manifest(folder, result, spent=output.spent)
     for path in output.spent:
         (folder / path).unlink(missing_ok=True)
     return manifest

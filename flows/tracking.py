@@ -69,7 +69,7 @@ class Tracker:
                 raise ConfigError(f"tracking: MLflow at {self.uri}: {_first_line(error)}") from error
 
     def start(self, name: str, tags: Mapping[str, str], resume: str | None = None) -> str:
-        """Open the parent run, or go on with ``resume`` when the tracking server still has it."""
+        """Open the parent run, or go on with ``resume`` when the experiment still has it."""
         from mlflow.exceptions import MlflowException
 
         if resume is not None:
@@ -78,7 +78,7 @@ class Tracker:
             except MlflowException:
                 resume = None  # another database than before: a new run there
             else:
-                if run.info.lifecycle_stage == "active":
+                if run.info.lifecycle_stage == "active" and run.info.experiment_id == self._experiment:
                     self._client.update_run(resume, status="RUNNING")
                     self.run_id = resume
                     return resume
@@ -96,7 +96,7 @@ class Tracker:
         history: Sequence[Mapping[str, float]],
         checkpoint: Path | None,
     ) -> str:
-        """A finished child run for one training; a run of the same digest under this parent is kept as it is."""
+        """A finished child run for one training; one of the same digest under this parent only gets what it lacks."""
         parent = self._parent()
         found = self._client.search_runs(
             [self._experiment],
@@ -105,7 +105,10 @@ class Tracker:
             max_results=1,
         )
         if found:
-            return str(found[0].info.run_id)
+            run_id = str(found[0].info.run_id)
+            if checkpoint is not None and not self._client.list_artifacts(run_id, "checkpoint"):
+                self._client.log_artifact(run_id, str(checkpoint), "checkpoint")
+            return run_id
         tags = {"mlflow.parentRunId": parent, "curate.stage": f"{name}-{digest[:16]}"}
         run_id = self._client.create_run(self._experiment, run_name=name, tags=tags).info.run_id
         self.log(run_id, params=params, metrics=metrics, history=history)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from lightning import LightningModule
 from curation.data import CuratedData, build_data
 from curation.errors import DataError
 from curation.models import build_model, load_model
-from flows.files import digest_file, digest_of
+from flows.files import digest_of
 
 Progress = Callable[[str, int, int | None], None]
 Arguments = Mapping[str, Any]
@@ -97,17 +96,6 @@ def true_labels(data: CuratedData) -> pl.Series | None:
     """The true labels of the training rows, [N] in index order; None where they are not known."""
     train = data.examples.filter(split="train")
     return train["true_label"] if "true_label" in train.columns else None
-
-
-def sources_digest(objects: Iterable[Any]) -> str:
-    """sha256 of the source files of the classes of ``objects``, bases included: their code decides results too."""
-    files = set()
-    for thing in objects:
-        for cls in type(thing).__mro__:
-            source = inspect.getsourcefile(cls) if cls.__module__ != "builtins" else None
-            if source is not None:
-                files.add((cls.__module__, digest_file(Path(source))))
-    return digest_of(sorted(files))
 
 
 def qualified(class_path: str, package: str) -> str:

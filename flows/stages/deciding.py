@@ -48,7 +48,7 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
         supporters, opponents = _explain(attributor, data, decisions, acted, arguments)
         # Only the rows that were acted on have a reason that counts supporters.
         supporting = np.zeros((len(labels), supporters.rows.shape[1]), dtype=np.int64)
-        supporting[acted] = labels[supporters.rows]
+        supporting[acted] = np.where(supporters.scores > 0, labels[supporters.rows], -1)
         decisions = decide(*deciding, proponent_labels=supporting[:, : arguments["signals"]["neighbours"]])
         neighbours = pl.concat([_frame(acted, supporters), _frame(acted, opponents)])
     write_parquet_atomic(decisions, folder / "decisions.parquet")

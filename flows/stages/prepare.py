@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from curation.errors import ModelError
+from curation.errors import ModelError, TrainingError
 from curation.examples import table_digest
+from curation.mislabel import forward_pass
 from curation.models import check_batch
 from flows.files import digest_file, digest_of
 from flows.stages.common import (
@@ -17,12 +20,13 @@ from flows.stages.common import (
     model_class,
     new_model,
     open_data,
-    sources_digest,
     trained_model,
     true_labels,
 )
+from flows.stages.sources import sources_digest
 from lorif_core import verify
 from lorif_core.coverage import cover
+from lorif_core.manifest import read_manifest
 
 
 def load(arguments: Arguments, folder: Path, progress: Progress) -> Output:
@@ -43,8 +47,11 @@ def load(arguments: Arguments, folder: Path, progress: Progress) -> Output:
         model = new_model(arguments, data, seed=arguments["train"]["seed"])
     else:
         model = trained_model(arguments, data, checkpoint)
-    check_batch(model, next(iter(data.ordered_dataloader("train"))), len(data.classes))
+    batch = next(iter(data.ordered_dataloader("train")))
+    check_batch(model, batch, len(data.classes))
     _check_layers(model, arguments["index"])
+    if "signals" in arguments:
+        _check_head(model, batch)
     index = arguments["index"]["path"]
     if index is not None:
         if checkpoint is None:
@@ -55,6 +62,7 @@ def load(arguments: Arguments, folder: Path, progress: Progress) -> Output:
         problems = verify(index, model, data.ordered_dataloader("train", arguments["index"]["batch_size"]))
         if problems:
             raise ModelError("\n".join(f"index.path: {problem}" for problem in problems))
+        _check_index_options(Path(index), {name: arguments["index"][name] for name in arguments["index_asked"]})
     return Output(
         {
             "digest": data.digest(),
@@ -68,7 +76,7 @@ def load(arguments: Arguments, folder: Path, progress: Progress) -> Output:
             "model": {
                 "class_path": model_class(arguments, data),
                 "parameters": sum(parameter.numel() for parameter in model.parameters()),
-                "code": sources_digest([model]),
+                "code": sources_digest([model], Path(arguments["root"])),
             },
             "checkpoint": digest_file(Path(checkpoint)) if checkpoint else None,
             "index": digest_file(Path(index) / "manifest.json") if index else None,
@@ -86,3 +94,36 @@ def _check_layers(model: nn.Module, options: Arguments) -> None:
         cover(model, options["layers"], strict=options["strict"])
     except ValueError as error:
         raise ModelError(f"index.layers, index.strict: {error}") from error
+
+
+def _check_index_options(index: Path, asked: Mapping[str, Any]) -> None:
+    """Nothing, when the index at ``index`` was made with the options ``asked`` for: it is used as it is.
+
+    Raises:
+        ModelError: naming every option that was another.
+    """
+    manifest = read_manifest(index)
+    made = {**manifest.options, **(manifest.curvature or {}).get("options", {})}
+    problems = [
+        f"index.{name}: the index at {index} was made with {made.get(name)!r}, got {wanted!r}: leave the option out, or "
+        "leave index.path out to build an index with it"
+        for name, wanted in asked.items()
+        if made.get(name) != wanted
+    ]
+    if problems:
+        raise ModelError("\n".join(problems))
+
+
+def _check_head(model: nn.Module, batch: Sequence[Tensor]) -> None:
+    """Nothing, when the score stage will find the inputs of the layer that makes the logits.
+
+    Whatever signal decides, the suggested labels and the count of errors come from kernel leave-one-out on those. An
+    index alone does without.
+
+    Raises:
+        ModelError: it cannot, or what the model makes of the batch is not finite.
+    """
+    try:
+        forward_pass(model, [batch])
+    except TrainingError as error:
+        raise ModelError(f"{type(model).__name__}, on the first batch: {error}") from error

@@ -140,13 +140,13 @@ def _rows(arguments: Arguments, data: CuratedData, decisions: pl.DataFrame) -> l
     """The worst flagged rows beside their strongest supporters and opponents."""
     names, labels, truth = data.train_ids(), data.train_labels(), true_labels(data)
     shown = decisions.with_row_index("position").filter(pl.col("decision") != "keep")
-    shown = shown.sort("score", descending=True, nulls_last=True).head(arguments["report"]["rows"])
+    shown = shown.sort("score", descending=True, nulls_last=True, maintain_order=True).head(arguments["report"]["rows"])
     neighbours = pl.read_parquet(arguments["neighbours"])
 
     def beside(position: int, supports: bool) -> list[Neighbour]:
         score = pl.col("score")
         mine = neighbours.filter((pl.col("position") == position) & (score > 0 if supports else score < 0))
-        mine = mine.sort("score", descending=supports).head(arguments["report"]["examples"])
+        mine = mine.sort("score", descending=supports, maintain_order=True).head(arguments["report"]["examples"])
         return [
             Neighbour(names[i], data.classes[labels[i]], value, data.show(i))
             for i, value in mine.select("neighbour", "score").iter_rows()

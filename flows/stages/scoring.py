@@ -17,11 +17,11 @@ from torch.utils.data import DataLoader, Subset
 from curation.data import CuratedData
 from curation.examples import write_parquet_atomic
 from curation.mislabel import forward_pass, kernel_loo, signals
-from flows.files import write_atomic
 from flows.stages.common import Arguments, Output, Progress, device, open_data
 from flows.stages.indexing import open_index
 from flows.stages.neighbours import strongest
 from lorif_core import LoRIF
+from lorif_core.atomic import replacing
 
 # Scores of validation rows against training rows held at once.
 TABLE_NUMBERS = 2**26
@@ -58,11 +58,8 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     frame = frame.insert_column(0, pl.Series("example_id", data.train_ids()))
     write_parquet_atomic(frame, folder / "scores.parquet")
 
-    def save(part: Path) -> None:
-        with part.open("wb") as file:
-            np.save(file, kernel, allow_pickle=False)
-
-    write_atomic(folder / "kernel.npy", save)
+    with replacing(folder / "kernel.npy") as file:
+        np.save(file, kernel, allow_pickle=False)
     return Output({"signals": frame.columns[1:]}, {"scores": "scores.parquet", "kernel": "kernel.npy"})
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, Trainer
 
 from curation.training import TrainOptions, train
 from flows.environment import threads_default
@@ -26,8 +26,8 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
         data = data.edited(pl.read_parquet(arguments["decisions"]))
     options = arguments["train"]
     model = new_model(arguments, data, seed=options["seed"])
-    _report_steps(model, progress)
-    result = train(model, data, TrainOptions(**options, threads=threads_default(), progress=False), folder)
+    chosen = TrainOptions(**options, threads=threads_default(), progress=False)
+    result = train(model, data, chosen, folder, callbacks=[_Steps(progress)])
     values = {"metrics": result.metrics, "history": result.history, "seconds": result.seconds}
     return Output(values, {"checkpoint": result.checkpoint.name}, spent=("last.ckpt",))
 
@@ -42,14 +42,3 @@ class _Steps(Callback):
         total = trainer.estimated_stepping_batches
         epoch = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}, step"
         self._progress(epoch, trainer.global_step, int(total) if total != float("inf") else None)
-
-
-def _report_steps(model: LightningModule, progress: Progress) -> None:
-    """Add `_Steps` to what the model itself asks Lightning to call."""
-    own = model.configure_callbacks
-
-    def configure() -> list[Callback]:
-        asked = own()
-        return [*([asked] if isinstance(asked, Callback) else asked), _Steps(progress)]
-
-    model.configure_callbacks = configure  # type: ignore[method-assign]

@@ -116,6 +116,21 @@ def test_a_second_run_finds_nothing_to_do_and_keeps_the_figures(
     assert again == {key: value for key, value in first.items() if key != "status"}
 
 
+def test_what_is_newly_asked_of_mlflow_is_done_with_the_stages_there_are(
+    first: dict[str, Any], curate: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert curate("--tracking.register_as", "digits") == 0
+    assert "7 stages reused" in capsys.readouterr().out
+    client = MlflowClient(first["mlflow_tracking_uri"])
+    (version,) = client.search_model_versions("name = 'digits'")
+    assert client.get_run(str(version.run_id)).data.tags["mlflow.parentRunId"] == first["mlflow_run_id"]
+    assert curate("--tracking.register_as", "digits") == 0 and curate() == 0
+    assert capsys.readouterr().out.count("Unchanged") == 2, "it has what is asked for, and more"
+    assert curate("--tracking.experiment", "other") == 0
+    (run,) = client.search_runs([client.get_experiment_by_name("other").experiment_id], "tags.`curate.run` != ''")
+    assert run.data.metrics["accuracy_after"] == first["accuracy_after"] and run.info.status == "FINISHED"
+
+
 def test_another_rule_reuses_the_model_and_goes_into_a_folder_of_its_own(
     first: dict[str, Any], curate: Callable[..., int], tmp_path: Path
 ) -> None:
@@ -141,11 +156,18 @@ def test_a_loaded_model_and_index_must_be_of_these_data(first: dict[str, Any], w
     def load(checkpoint: Path, **overrides: Any) -> dict[str, Any]:
         paths = {"model.checkpoint": str(checkpoint), "index.path": str(index)}
         config = load_config(CleanConfig, find_config("clean_digits"), paths | overrides)
-        arguments = config.model_dump(mode="json") | {"data_digest": None}
+        asked = sorted(key.partition(".")[2] for key in overrides if key.startswith("index."))
+        arguments = config.model_dump(mode="json") | {"data_digest": None, "index_asked": asked}
         return prepare.load(arguments, tmp_path, lambda text, done, total: None).values
 
     loaded = load(trained[True])
     assert loaded["checkpoint"] and loaded["index"] and loaded["digest"] == first["digests"]["data"]
+    assert load(trained[True], **{"index.damping": 0.5})["index"] == loaded["index"]
+    with pytest.raises(
+        ModelError, match=r"index.damping: .* was made with 0.5, got 2.0: leave the option out"
+    ) as error:
+        load(trained[True], **{"index.damping": 2, "index.bits": 32})
+    assert "index.bits: " in str(error.value)
     with pytest.raises(ModelError, match=r"index.path: .* was made from another model"):
         load(trained[False])
     with pytest.raises(ModelError, match=r"index.path: .*the data or its order changed"):

@@ -48,7 +48,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["clear"], "unknown command 'clear'; did you mean clean?"),
         (["index", "qeury"], "unknown command 'qeury'; did you mean query?"),
-        (["frobnicate"], "known: clean, index, serve"),
+        (["frobnicate"], "known: clean, index, serve, workspace"),
         (["clean"], "required: --config"),
         (["clean", "--config", "nowhere.yaml"], "nowhere.yaml: no such configuration file"),
         (["clean", "--config", "clean_digits", "--train.epochs", "3"], "--train.epochs: unknown option"),
@@ -59,6 +59,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["index", "info", "/nowhere"], "no index at /nowhere"),
         (["index", "verify", "/nowhere"], "/nowhere: no index there"),
         (["index", "build", "--config", "index", "--index.path", "x"], "index.path: names an index that is there"),
+        (["index", "query", "--config", "clean_table"], "clean_table.yaml: an index has no use for decide; left out"),
+        (["clean", "--config", "clean_digits", "--trian.seed", "3", "--index.bits", "7"], "did you mean train.seed?"),
+        (["clean", "--config", "clean_digits", "--trian.seed", "3", "--index.bits", "7"], "should be 32 or 16, got 7"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line_with_exit_code_2(

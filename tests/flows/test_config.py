@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.config import describe, fields, find_config, load_config, read_overrides
+from flows.config import describe, fields, find_config, load_config, read_overrides, unused_keys
 from flows.errors import ConfigError
 from flows.schema import CleanConfig, IndexConfig, ServeConfig
 
@@ -98,20 +98,54 @@ def test_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:
 def test_overrides_win_and_reach_into_free_arguments(tmp_path: Path) -> None:
     file = written(tmp_path, "data: {class_path: Digits, init_args: {noise: {rate: 0.1, kind: uniform}}}")
     tokens = ["--data.init_args.noise.rate", "2e-1", "--train.gradient-clip=null", "--index.layers", "[head, 'body.*']"]
-    config = load_config(CleanConfig, file, read_overrides(tokens, CleanConfig))
+    config = load_config(CleanConfig, file, *read_overrides(tokens, CleanConfig))
     assert config.data.init_args["noise"] == {"rate": 0.2, "kind": "uniform"}
     assert config.train.gradient_clip is None
     assert config.index.layers == ["head", "body.*"]
 
 
-def test_wrong_options_come_at_once() -> None:
+def test_wrong_options_wrong_values_and_wrong_keys_come_at_once(tmp_path: Path) -> None:
+    file = written(tmp_path, "data: {class_path: Digits}\ndecde: {}")
+    tokens = ["--trian.max_epochs", "3", "stray", "--index.bits", "7", "--decide.budgett", "1", "--index.damping"]
+    overrides, problems = read_overrides(tokens, CleanConfig)
     with pytest.raises(ConfigError) as caught:
-        read_overrides(["--train.max_epoch", "3", "stray", "--decide.budgett", "1", "--index.bits"], CleanConfig)
-    first, second, third, fourth = caught.value.problems
-    assert first == "--train.max_epoch: unknown option; did you mean train.max_epochs?"
+        load_config(CleanConfig, file, overrides, problems)
+    first, second, third, fourth, fifth, sixth = caught.value.problems
+    assert first == "--trian.max_epochs: unknown option; did you mean train.max_epochs?"
     assert "stray" in second
     assert third.endswith("did you mean decide.budget?")
-    assert fourth == "--index.bits: expected a value after it"
+    assert fourth == "--index.damping: expected a value after it"
+    assert fifth == "--index.bits: input should be 32 or 16, got 7"
+    assert sixth.endswith("decde: unknown key; did you mean decide?")
+    with pytest.raises(ConfigError, match="unknown option; did you mean train.seed"):
+        load_config(
+            CleanConfig,
+            written(tmp_path, "data: {class_path: Digits}"),
+            *read_overrides(["--train.sed=1"], CleanConfig),
+        )
+
+
+def test_words_that_only_yaml_1_1_takes_for_booleans_are_text(tmp_path: Path) -> None:
+    text = "data: {class_path: TableData, init_args: {label: on, features: [yes, No, OFF, true]}}\nretrain: no"
+    config = load_config(CleanConfig, written(tmp_path, text))
+    assert config.data.init_args == {"label": "on", "features": ["yes", "No", "OFF", True]}
+    assert config.retrain is False, "an option of the schema knows what is meant"
+    assert read_overrides(["--data.init_args.label", "no"], CleanConfig) == ({"data.init_args.label": "no"}, [])
+
+
+def test_an_index_takes_the_configuration_of_a_clean_job_without_what_it_has_no_use_for(tmp_path: Path) -> None:
+    file = written(tmp_path, "data: {class_path: Digits}\ndecide: {action: review}\nretrain: false\nindx: {}")
+    unused = unused_keys(file, IndexConfig, CleanConfig)
+    assert unused == ["decide", "retrain"]
+    with pytest.raises(ConfigError, match="indx: unknown key; did you mean index") as caught:
+        load_config(IndexConfig, file, unused=unused)
+    assert len(caught.value.problems) == 1
+
+
+def test_nothing_to_register_is_said_before_the_run(tmp_path: Path) -> None:
+    file = written(tmp_path, "data: {class_path: Digits}\nmodel: {checkpoint: a.ckpt}\nretrain: false")
+    (problem,) = problems_of(file, {"tracking.register_as": "mine"})
+    assert "tracking.register_as: no model is trained" in problem
 
 
 def test_paths_start_from_the_file_and_on_the_command_line_from_here(
@@ -123,7 +157,7 @@ def test_paths_start_from_the_file_and_on_the_command_line_from_here(
     monkeypatch.setenv("CURATE_WORKSPACE", "elsewhere")
     file = written(tmp_path, "data: {class_path: TableData}\nmodel: {checkpoint: a.ckpt}\nindex: {path: old}")
     tokens = ["--data.init_args.path", "mine.csv", "--index.path", "new"]
-    config = load_config(CleanConfig, file, read_overrides(tokens, CleanConfig))
+    config = load_config(CleanConfig, file, *read_overrides(tokens, CleanConfig))
     assert config.model.checkpoint == tmp_path / "a.ckpt"
     assert config.index.path == here / "new"
     assert config.data.init_args == {"path": str(here / "mine.csv")}
@@ -155,6 +189,6 @@ def test_what_the_schema_holds_survives_json() -> None:
 
 def test_a_class_named_on_the_command_line_is_not_taken_for_a_file():
     options = ["--data.class_path", "TableData", "--model.class_path", "my.Net", "--model.checkpoint", "a.ckpt"]
-    found = read_overrides(options, CleanConfig)
+    found, _ = read_overrides(options, CleanConfig)
     assert found["data.class_path"] == "TableData" and found["model.class_path"] == "my.Net"
     assert Path(found["model.checkpoint"]).is_absolute()

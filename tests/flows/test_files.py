@@ -8,18 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from flows.files import copy_atomic, digest_of, read_json, write_atomic, write_json
+from flows.files import copy_atomic, digest_of, read_json, write_json
+from lorif_core.atomic import replacing
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     target = write_json(tmp_path / "a.json", {"old": 1})
-
-    def half(part: Path) -> None:
-        part.write_text("{")
-        raise OSError(errno.ENOSPC, "No space left on device", str(part))
-
-    with pytest.raises(OSError, match="No space left"):
-        write_atomic(target, half)
+    with pytest.raises(OSError, match="No space left"), replacing(target) as file:
+        file.write(b"{")
+        raise OSError(errno.ENOSPC, "No space left on device", file.name)
     assert read_json(target) == {"old": 1}
     assert os.listdir(tmp_path) == ["a.json"]
 

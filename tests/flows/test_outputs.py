@@ -14,24 +14,31 @@ def finished_run(path: Path, digest: str = "d1", code: str = "c1") -> RunFolder:
     assert folder.take() is None
     folder.begin({"name": "digits", "started": "today", "mlflow_run_id": "m1"})
     write_json(path / SUMMARY, {"n_flagged": 3})
-    folder.end(code, [SUMMARY])
+    folder.end(code, [SUMMARY], {"uri": "sqlite://"})
     return folder
+
+
+def told(folder: RunFolder, code: str = "c1") -> tuple[object, list[str]]:
+    said: list[str] = []
+    return folder.finished(code, said.append), said
 
 
 def test_a_finished_run_is_recognised_only_by_the_same_code(tmp_path: Path) -> None:
     finished_run(tmp_path / "run")
     again = RunFolder(tmp_path / "run", "d1", "output_dir")
-    assert again.finished("c1") == {"n_flagged": 3}
-    assert again.finished("c2") is None
-    assert again.mlflow_run_id == "m1"
+    assert told(again) == ({"n_flagged": 3}, [])
+    assert told(again, "c2") == (None, [])
+    assert again.mlflow_run_id == "m1" and again.recorded == {"uri": "sqlite://"}
 
 
-def test_a_result_that_is_gone_or_cut_makes_the_run_unfinished(tmp_path: Path) -> None:
+def test_a_result_that_is_gone_or_changed_makes_the_run_unfinished(tmp_path: Path) -> None:
     finished_run(tmp_path / "run")
-    (tmp_path / "run" / SUMMARY).write_text("{")
-    assert RunFolder(tmp_path / "run", "d1", "output_dir").finished("c1") is None
-    (tmp_path / "run" / SUMMARY).unlink()
-    assert RunFolder(tmp_path / "run", "d1", "output_dir").finished("c1") is None
+    file = tmp_path / "run" / SUMMARY
+    file.write_text(file.read_text().replace("3", "4"))  # of the same size
+    summary, (said,) = told(RunFolder(tmp_path / "run", "d1", "output_dir"))
+    assert summary is None and f"{file} is missing or not as it was written" in said
+    file.unlink()
+    assert told(RunFolder(tmp_path / "run", "d1", "output_dir"))[0] is None
 
 
 def test_an_interrupted_run_goes_on_in_its_folder(tmp_path: Path) -> None:
@@ -41,7 +48,7 @@ def test_an_interrupted_run_goes_on_in_its_folder(tmp_path: Path) -> None:
     assert folder.running
     folder.fail("interrupted")
     again = RunFolder(tmp_path / "run", "d1", "output_dir")
-    assert again.finished("c1") is None and again.mlflow_run_id == "m1"
+    assert told(again)[0] is None and again.mlflow_run_id == "m1"
     assert again.take() is None, "its Prefect run has ended in order"
 
 

@@ -18,13 +18,15 @@ from flows.errors import InputError, StageError
 from flows.runner import Runner
 from flows.schema import CleanConfig
 from flows.screen import Screen
+from tests.flows.test_folder import flip
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def arguments(tmp_path: Path, **sections: Any) -> dict[str, Any]:
     tree = {"data": {"class_path": "Digits"}, "root": str(tmp_path), **sections}
-    return CleanConfig.model_validate(tree).model_dump(mode="json") | {"data_digest": None, "decisions": None}
+    more = {"data_digest": None, "decisions": None, "index_asked": []}
+    return CleanConfig.model_validate(tree).model_dump(mode="json") | more
 
 
 def table(tmp_path: Path, frame: pl.DataFrame, **init_args: Any) -> dict[str, Any]:
@@ -93,7 +95,38 @@ def test_an_index_without_its_model_is_refused(runner: Runner, tmp_path: Path) -
         runner.run("load", {"case": "index"}, arguments(tmp_path, index={"path": str(tmp_path)}), keep=False)
 
 
-def test_a_finished_stage_is_not_run_again_until_a_file_of_it_is_gone(runner: Runner, tmp_path: Path) -> None:
+HEADLESS = """
+from lightning import LightningModule
+from torch import nn
+
+class Doubled(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(2, 2)
+
+    def forward(self, rows):
+        return 2 * self.net(rows)
+"""
+
+
+def test_a_model_whose_logits_no_linear_layer_makes_is_refused_before_training(
+    runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "root", tmp_path)
+    (tmp_path / "own_doubled.py").write_text(HEADLESS)
+    data = table(tmp_path, GOOD.with_columns(y=pl.col("x") * -1))
+    job = arguments(tmp_path, data=data, model={"class_path": "own_doubled.Doubled"})
+    with pytest.raises(InputError, match=r"Doubled: the logits must come straight out of an nn.Linear"):
+        runner.run("load", {"case": "head"}, job, keep=False)
+    del job["signals"]  # as for an index alone, which can do without
+    assert runner.run("load", {"case": "head"}, job, keep=False).values["n_train"] == 32
+
+
+def test_a_finished_stage_is_not_run_again_until_a_file_of_it_is_damaged(
+    runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(runner.screen, "line", said.append)
     job = arguments(tmp_path, train={"max_epochs": 1})
     first = runner.run("train", {"a": 1}, job)
     assert not first.reused and first.files["checkpoint"].is_file()
@@ -101,8 +134,19 @@ def test_a_finished_stage_is_not_run_again_until_a_file_of_it_is_gone(runner: Ru
     assert not (first.folder / "last.ckpt").exists()
     assert runner.run("train", {"a": 1}, job).reused
     assert runner.find("train", {"a": 2}) is None
-    os.truncate(first.files["checkpoint"], 10)
-    assert runner.find("train", {"a": 1}) is None
+    job["checkpoint"] = str(first.files["checkpoint"])
+    index = runner.run("index", {"a": 1}, job)
+    (shard,) = (index.folder / "index" / "shards").iterdir()
+    whole = shard.read_bytes()
+    for stage, file in (("index", shard), ("index", index.folder / "index" / "curvature.safetensors")):
+        flip(file)
+        said.clear()
+        assert runner.find(stage, {"a": 1}) is None
+        assert not runner.run(stage, {"a": 1}, job).reused
+        assert f"warning: {file} is damaged: its bytes are not those that were written; running the stage again" in said
+    assert shard.read_bytes() == whole
+    assert runner.run("index", {"a": 1}, job).reused
+    flip(first.files["checkpoint"])
     assert not runner.run("train", {"a": 1}, job).reused
 
 

@@ -6,37 +6,59 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cloudpickle
 import pytest
 
-from flows.config import find_config, load_config
+from flows.cli import main
+from flows.errors import ConfigError
+from flows.files import read_json
 from flows.prefect_server import _free_port
-from flows.schema import CleanConfig
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_the_flow_can_be_sent_to_another_process() -> None:
     """Prefect's serve pickles the flow and its parameters for the process of each run."""
-    config = load_config(CleanConfig, find_config("clean_digits")).model_dump(mode="json")
     code = (
-        "import sys, json, cloudpickle; flow = cloudpickle.load(sys.stdin.buffer);"
-        f"config = flow.validate_parameters({{'config': json.loads({json.dumps(config)!r})}})['config'];"
-        "print(config.data.class_path)"
+        "import sys, cloudpickle; flow = cloudpickle.load(sys.stdin.buffer);"
+        "print(flow.validate_parameters({'file': 'a.yaml', 'options': ['--train.seed', '1']}))"
     )
     from flows.clean import clean
 
     sent = cloudpickle.dumps(clean)
     got = subprocess.run([sys.executable, "-c", code], cwd=ROOT, input=sent, capture_output=True, check=True)
-    assert got.stdout.decode().strip() == "Digits"
+    assert "a.yaml" in got.stdout.decode()
+
+
+def test_a_broken_file_fails_the_run_that_reads_it_with_all_its_problems(tmp_path: Path) -> None:
+    from flows.clean import clean
+
+    file = tmp_path / "job.yaml"
+    file.write_text("data: {class_path: Digits}\ntrian: {}\n")
+    with pytest.raises(ConfigError) as caught:
+        clean.fn(file, ("--train.max_epochs", "0"))
+    assert len(caught.value.problems) == 2 and f"{file}: trian: unknown key" in str(caught.value)
+
+
+def test_a_job_on_a_schedule_has_no_one_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "job.yaml").write_text("data: {class_path: Digits}\noutput_dir: out\n")
+    (tmp_path / "serve.yaml").write_text("clean: job.yaml\ncron: '* * * * *'\n")
+    assert main(["serve", "--config", str(tmp_path / "serve.yaml")]) == 2
+    assert "output_dir: a job on a schedule needs a folder for every state" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_a_schedule_runs_cleans_once_and_then_finds_nothing_to_do(tmp_path: Path) -> None:
-    (tmp_path / "job.yaml").write_text("data: {class_path: Digits}\ntrain: {max_epochs: 1}\nworkspace: workspace\n")
-    (tmp_path / "serve.yaml").write_text(f"clean: job.yaml\ncron: '* * * * *'\nport: {_free_port()}\n")
+def test_a_schedule_cleans_once_finds_nothing_to_do_and_follows_the_file(tmp_path: Path) -> None:
+    job, runs = tmp_path / "job.yaml", tmp_path / "workspace" / "runs"
+    good = "data: {class_path: Digits}\ntrain: {max_epochs: 1}\nworkspace: workspace\nname: nightly\n"
+    job.write_text(good)
+    port = _free_port()
+    (tmp_path / "serve.yaml").write_text(f"clean: job.yaml\ncron: '* * * * *'\nport: {port}\n")
     environment = {
         key: value for key, value in os.environ.items() if key not in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI")
     }
@@ -49,15 +71,32 @@ def test_a_schedule_runs_cleans_once_and_then_finds_nothing_to_do(tmp_path: Path
             stdout=output,
             stderr=subprocess.STDOUT,
         )
-    try:
-        deadline = time.monotonic() + 420
-        status = ""
-        while status != "unchanged":
+
+    def wait_for(true: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 300
+        while not true():
             assert time.monotonic() < deadline and process.poll() is None, (tmp_path / "out.txt").read_text()[-3000:]
             time.sleep(1)
-            for summary in (tmp_path / "workspace" / "runs").glob("*/summary.json"):
-                status = json.loads(summary.read_text())["status"]
+
+    def summaries() -> list[dict[str, Any]]:
+        return [summary for path in runs.glob("*/summary.json") if (summary := read_json(path)) is not None]
+
+    def failures() -> list[str]:
+        wanted = json.dumps({"flow_runs": {"state": {"type": {"any_": ["FAILED"]}}}}).encode()
+        headers = {"Content-Type": "application/json"}
+        address = f"http://127.0.0.1:{port}/api/flow_runs/filter"
+        with urllib.request.urlopen(urllib.request.Request(address, wanted, headers)) as answer:
+            return [run["state"]["message"] for run in json.load(answer)]
+
+    try:
+        wait_for(lambda: [summary["status"] for summary in summaries()] == ["unchanged"])
+        job.write_text(good + "trian: {}\n")
+        wait_for(lambda: bool(failures()))
+        assert f"{job}: trian: unknown key; did you mean train?" in failures()[0]
+        job.write_text(good + "decide: {action: relabel}\n")
+        wait_for(lambda: len(summaries()) == 2)
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(60)
-    assert len(list((tmp_path / "workspace" / "runs").iterdir())) == 1
+    command = f"curate clean --config {job} --workspace {tmp_path / 'workspace'}"
+    assert {(read_json(path) or {})["command"] for path in runs.glob("*/run.json")} == {command}

@@ -50,6 +50,16 @@ def test_a_run_that_goes_on_keeps_its_child_runs(tracker: Tracker, workspace: Pa
     assert again.start("digits", {}, resume=run_id) == run_id
     assert again.training("train", "e" * 64, params={}, metrics={}, history=[], checkpoint=None) == child
     assert again.start("digits", {}, resume="0" * 32) != run_id
+    elsewhere = Tracker(TrackingSection(experiment="another"), workspace)
+    assert elsewhere.start("digits", {}, resume=run_id) != run_id, "the run is to be in the experiment asked for"
+
+
+def test_a_checkpoint_that_is_asked_for_later_is_added(tracker: Tracker, tmp_path: Path) -> None:
+    tracker.start("digits", {})
+    arguments: dict[str, object] = {"params": {}, "metrics": {}, "history": []}
+    child = tracker.training("train", "a" * 64, checkpoint=None, **arguments)  # type: ignore[arg-type]
+    assert tracker.training("train", "a" * 64, checkpoint=checkpoint(tmp_path), **arguments) == child  # type: ignore[arg-type]
+    assert [file.path for file in tracker._client.list_artifacts(child, "checkpoint")] == ["checkpoint/model.ckpt"]
 
 
 def test_a_registered_model_is_found_by_version_and_alias(tracker: Tracker, workspace: Path, tmp_path: Path) -> None:

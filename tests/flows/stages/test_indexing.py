@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from flows.schema import CleanConfig
+from flows.stages import indexing
+from flows.stages.common import new_model, open_data
+from lorif_core import verify
+
+
+def quiet(text: str, done: int, total: int | None) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("model")
+    tree = {
+        "data": {"class_path": "Digits"},
+        "model": {"class_path": "ImageClassifier", "init_args": {"arch": "mlp", "hidden": [8]}},
+        "root": str(folder),
+    }
+    arguments = CleanConfig.model_validate(tree).model_dump(mode="json") | {"data_digest": None}
+    model = new_model(arguments, open_data(arguments), seed=0)
+    torch.save({"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}, folder / "m.ckpt")
+    return arguments | {"checkpoint": str(folder / "m.ckpt")}
+
+
+@pytest.mark.parametrize("name", ["shards/00000.safetensors", "projection.safetensors", "manifest.json"])
+def test_what_an_interrupted_run_left_damaged_is_not_built_upon(
+    arguments: dict[str, Any], tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    indexing.run(arguments, tmp_path, quiet)
+    file = tmp_path / "index" / name
+    whole = bytearray(file.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    file.write_bytes(whole)
+    with caplog.at_level(logging.WARNING):
+        indexing.run(arguments, tmp_path, quiet)
+    assert name in caplog.text and "indexing from the start" in caplog.text
+    assert verify(tmp_path / "index") == []
