@@ -1,13 +1,10 @@
-"""Curvature of each layer: a truncated SVD of the stacked stored gradients, streamed, and its damped inverse.
+"""Curvature of each layer: a truncated SVD of the stacked stored gradients, streamed.
 
-Axes: N training examples, D = d1 d2 a layer's flattened gradient, r curvature rank, p oversampling, Q queries.
+Axes: N training examples, D = d1 d2 a layer's flattened gradient, r curvature rank, p oversampling.
 
-H = V_r S_r^2 V_r^T + lambda I over the stored rank-c reconstructions G [N, D], and (papers/lorif.md 6, Woodbury)
-
-    H^-1 g = (g - V_r V_r^T g) / lambda + V_r (V_r^T g / (S_r^2 + lambda))
-
-in the split form, which does not round S^2 / (S^2 + lambda) to one. Three routes to V and S, chosen by size: the
-eigenvectors of G^T G where D is small, of G G^T (from factor inner products) where N is, a randomized SVD otherwise.
+H = V_r S_r^2 V_r^T + lambda I over the stored rank-c reconstructions G [N, D] (papers/lorif.md 5 and 6; what is made of it:
+`lorif_core.inverse`). Three routes to V and S, chosen by size: the eigenvectors of G^T G where D is small, of G G^T (from
+factor inner products, V never formed) where N is, a randomized SVD otherwise.
 """
 
 from __future__ import annotations
@@ -20,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lorif_core.inverse import DualInverse, LayerInverse, PrimalInverse
 from lorif_core.manifest import LayerEntry
 from lorif_core.options import CurvatureOptions
 from lorif_core.store import Block, FactorStore
@@ -34,28 +32,6 @@ EXACT_SIDE = 768
 """The largest matrix whose full eigendecomposition is about as cheap as finding its top part by iteration."""
 BLOCK_NUMBERS = 2**24
 """Floats of one dense block of gradients: 64 MB."""
-
-
-@dataclass(frozen=True)
-class LayerCurvature:
-    """One layer's damped inverse: orthonormal `vectors` [D, r], squared singular `values` [r], `damping` lambda > 0."""
-
-    vectors: Tensor
-    values: Tensor
-    damping: float
-
-    def precondition(self, gradients: Tensor) -> Tensor:
-        """H^-1 g for the rows of [Q, D]; float64 inside, where g - V V^T g cancels, float32 out."""
-        g, v = gradients.double(), self.vectors.double()
-        along = g @ v  # [Q, D] @ [D, r] -> [Q, r]
-        outside = g - along @ v.T  # [Q, r] @ [r, D] -> [Q, D]
-        return (outside / self.damping + (along / (self.values + self.damping)) @ v.T).float()
-
-    def quadratic(self, gradients: Tensor) -> Tensor:
-        """g^T H^-1 g [Q] for the rows of [Q, D]; the part outside V by its residual, which does not cancel."""
-        along = gradients @ self.vectors  # [Q, D] @ [D, r] -> [Q, r]
-        outside = (gradients - along @ self.vectors.T).square().sum(1)
-        return outside / self.damping + (along.square() / (self.values + self.damping)).sum(1)
 
 
 @dataclass(frozen=True)
@@ -95,7 +71,7 @@ def fit_curvature(
     options: CurvatureOptions,
     device: torch.device,
     progress: Callable[[str, int, int | None], None],
-) -> dict[str, LayerCurvature]:
+) -> dict[str, LayerInverse]:
     """The damped inverse curvature of every layer of an index.
 
     Args:
@@ -104,7 +80,7 @@ def fit_curvature(
         device: where the products run.
         progress: told ("curvature", layers done, layers).
     """
-    found = {}
+    found: dict[str, LayerInverse] = {}
     begin = time.perf_counter()
     for number, layer in enumerate(store.manifest.layers):
         progress("curvature", number, len(store.manifest.layers))
@@ -114,21 +90,26 @@ def fit_curvature(
     return found
 
 
-def _fit_layer(stream: _Stream, examples: int, options: CurvatureOptions, number: int) -> LayerCurvature:
+def _fit_layer(stream: _Stream, examples: int, options: CurvatureOptions, number: int) -> LayerInverse:
     size, trace = stream.layer.size, stream.trace()
     limit = min(size, examples)
     rank = min(options.curvature_rank, limit)
     computed = min(rank + OVERSAMPLING, limit)  # the paper's damping averages over the oversampled directions too
+    seed = options.seed + number
+
+    def damping(values: Tensor) -> float:
+        return _damping(options, trace, examples, size, float(values.double().sum()) / computed)
+
     if trace == 0 or (rank == 0 and options.damping_rule != "paper"):
-        vectors, values = torch.zeros(size, 0), torch.zeros(0)
-    elif limit > GRAM_SIDE and 4 * computed < limit:
-        vectors, values = _randomized(stream, computed, options.seed + number)
-    elif size <= examples:
-        vectors, values = _primal(stream, computed, options.seed + number)
-    else:
-        vectors, values = _dual(stream, examples, computed, options.seed + number)
-    damping = _damping(options, trace, examples, size, float(values.double().sum()) / computed)
-    return LayerCurvature(vectors[:, :rank].contiguous(), values[:rank].contiguous(), damping)
+        values = torch.zeros(0, device=stream.device)
+        return PrimalInverse(torch.zeros(size, 0, device=stream.device), values, damping(values))
+    if size > examples and not (limit > GRAM_SIDE and 4 * computed < limit):
+        weights, coordinates, values, norms = _dual(stream, examples, computed, seed)
+        weights, coordinates = weights[:, :rank].contiguous(), coordinates[:, :rank].contiguous()
+        return DualInverse(weights, coordinates, values[:rank], norms, damping(values))
+    find = _primal if limit <= GRAM_SIDE or 4 * computed >= limit else _randomized
+    vectors, values = find(stream, computed, seed)
+    return PrimalInverse(vectors[:, :rank].contiguous(), values[:rank].contiguous(), damping(values))
 
 
 def _damping(options: CurvatureOptions, trace: float, examples: int, size: int, mean_value: float) -> float:
@@ -151,8 +132,8 @@ def _primal(stream: _Stream, count: int, seed: int) -> tuple[Tensor, Tensor]:
     return vectors.float(), values.float()
 
 
-def _dual(stream: _Stream, examples: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Eigenvectors of K = G G^T [N, N] from factor inner products, then V = G^T W / S in one pass."""
+def _dual(stream: _Stream, examples: int, count: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(M, C, S^2, norms) of `DualInverse`, from the Ritz pairs W, S^2 of K = G G^T [N, N]: M = W / S, C = K M."""
     kernel = torch.zeros(examples, examples, dtype=torch.float64, device=stream.device)
     blocks = [(b.start, b.left.to(stream.device).double(), b.right.to(stream.device).double()) for b in stream.blocks()]
     for start, left, right in blocks:
@@ -162,16 +143,11 @@ def _dual(stream: _Stream, examples: int, count: int, seed: int) -> tuple[Tensor
                 kernel[start : start + len(left), other : other + len(left2)] = part
                 kernel[other : other + len(left2), start : start + len(left)] = part.T
     weights, values = top_eigenvectors(kernel, count, seed)
-    # dividing by S magnifies the rounding of K and of G^T W, so the weakest directions go to the complement
-    dtype, weakest = (torch.float64, 2e-16 * examples) if _is_small(examples, count) else (torch.float32, 1e-8)
-    kept = values > values[0] * weakest
-    values, weights = values[kept], (weights[:, kept] / values[kept].sqrt()).to(dtype)  # [N, r]
-    vectors = torch.zeros(stream.layer.size, len(values), dtype=dtype, device=stream.device)
-    row = 0
-    for block in stream.dense():
-        vectors.addmm_(block.T.to(dtype), weights[row : row + len(block)])  # [D, n] @ [n, r] -> [D, r]
-        row += len(block)
-    return vectors.float(), values.float()
+    kept = values > values[0] * examples * torch.finfo(torch.float64).eps
+    values, weights = values[kept], weights[:, kept] / values[kept].sqrt()  # [N, r]
+    coordinates = kernel @ weights  # [N, N] @ [N, r] -> [N, r]
+    dtype = torch.float64 if examples <= EXACT_SIDE else torch.float32
+    return weights.to(dtype), coordinates.to(dtype), values.to(dtype), kernel.diagonal().to(dtype)
 
 
 def _inner_products(left: Tensor, right: Tensor, left2: Tensor, right2: Tensor) -> Tensor:
@@ -187,11 +163,10 @@ def top_eigenvectors(gram: Tensor, count: int, seed: int) -> tuple[Tensor, Tenso
     """(vectors [n, count], values [count], largest first) of a positive semidefinite float64 matrix [n, n].
 
     All of them where that is most of the work anyway; by subspace iteration in float32 where few are wanted of a large
-    matrix, with a last step in float64 that makes them diagonalise it to that precision, converged or not: V = G^T W / S
-    is orthonormal only as far as W^T (G G^T) W is S^2.
+    matrix, with a last step in float64: converged or not, they then diagonalise it, so that G^T W / S is orthonormal.
     """
     size = len(gram)
-    if _is_small(size, count):
+    if size <= EXACT_SIDE or 3 * count >= size:
         values, vectors = torch.linalg.eigh(gram)
         return vectors.flip(1)[:, :count], values.flip(0)[:count].clamp_min(0)
     single = gram.float()
@@ -202,11 +177,6 @@ def top_eigenvectors(gram: Tensor, count: int, seed: int) -> tuple[Tensor, Tenso
     small = exact.T @ (gram @ exact)
     values, weights = torch.linalg.eigh((small + small.T) / 2)
     return exact @ weights.flip(1), values.flip(0).clamp_min(0)
-
-
-def _is_small(size: int, count: int) -> bool:
-    """Whether all eigenvectors are computed, to float64."""
-    return size <= EXACT_SIDE or 3 * count >= size
 
 
 def _randomized(stream: _Stream, count: int, seed: int) -> tuple[Tensor, Tensor]:

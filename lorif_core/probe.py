@@ -21,13 +21,17 @@ from lorif_core.layers import Layer, PositionRule
 from lorif_core.objectives import Batch, batch_rows, select_rows, to_device
 
 
+PROBED = 4
+"""Examples run forward and backward to see which layers the loss reaches."""
+
+
 @dataclass(frozen=True)
 class Probe:
     """What was seen of the layers that can be attributed."""
 
     coverage: Coverage
     positions: dict[str, int]
-    """T of each layer: positions an example has in the first batch, over all calls of the layer; 1 = vectors."""
+    """T of each layer: positions an example has in the first examples, over all calls of the layer; 1 = vectors."""
     shared: Shared
     """Layers run once for the whole batch -> number of axes of their input there."""
     modified: list[str]
@@ -39,7 +43,7 @@ class Probe:
 def probe(
     model: nn.Module, loss: Loss, coverage: Coverage, loader: Iterable[Batch], device: torch.device, strict: bool
 ) -> Probe:
-    """Run the first batch of `loader` through a frozen model.
+    """Run the first examples of `loader` through a frozen model.
 
     Raises:
         StoreError: the loader is empty.
@@ -66,7 +70,8 @@ def probe(
         mixing[name] = "it runs once for the whole batch, and the model does not broadcast its output"
         del shared[name]
     usable = coverage.without(mixing, model, strict)
-    seen = _run(model, loss, usable.layers, batch, shared)
+    few = select_rows(batch, list(range(min(PROBED, batch_rows(batch)))))
+    seen = _run(model, loss, usable.layers, few, shared)
     unused = {
         layer.name: "it runs under no_grad"
         if layer.name in seen.no_grad

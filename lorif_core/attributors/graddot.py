@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from lorif_core.attributors.lorif import LoRIF
-from lorif_core.curvature import LayerCurvature
+from lorif_core.inverse import LayerInverse, PrimalInverse
 
 
 class GradDot(LoRIF):
@@ -14,6 +14,6 @@ class GradDot(LoRIF):
     Random projections are scaled by 1/sqrt(d), so that the dot product is unbiased; a pca projection keeps its top part.
     """
 
-    def _fit_curvature(self, keep: bool) -> dict[str, LayerCurvature]:
+    def _fit_curvature(self, keep: bool) -> dict[str, LayerInverse]:
         nothing = {x.name: torch.zeros(x.size, 0, device=self.device) for x in self.store.manifest.layers}
-        return {name: LayerCurvature(v, torch.zeros(0, device=self.device), 1.0) for name, v in nothing.items()}
+        return {name: PrimalInverse(v, torch.zeros(0, device=self.device), 1.0) for name, v in nothing.items()}

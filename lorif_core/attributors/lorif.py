@@ -23,11 +23,12 @@ from lorif_core.atomic import file_digest, single_writer, write_tensors
 from lorif_core.attributors.base import Attributor
 from lorif_core.capture import frozen
 from lorif_core.contraction import dense
-from lorif_core.curvature import LayerCurvature, fit_curvature
+from lorif_core.curvature import GRAM_SIDE, fit_curvature
 from lorif_core.digests import model_fingerprint
 from lorif_core.errors import StoreError
 from lorif_core.gradients import device_of, read_plan
 from lorif_core.index import Build, Progress
+from lorif_core.inverse import DualInverse, LayerInverse, from_tensors, to_tensors
 from lorif_core.objectives import BUILT_IN, Batch, Objective
 from lorif_core.options import CurvatureOptions, DampingRule, IndexOptions, Projection, checked, layer_patterns
 from lorif_core.scoring import Queries, TopK, all_scores, self_influence, top_k
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 
 CURVATURE = "curvature.safetensors"
 QUERY_NUMBERS = 2**27
-"""Floats of the preconditioned queries held at once (512 MB); more queries stream the index again."""
+"""Floats of the queries, and of their scores over a small index, held at once (512 MB); more stream the index again."""
 
 
 class LoRIF(Attributor):
@@ -98,7 +99,7 @@ class LoRIF(Attributor):
         checked(self.options, self.curvature_options)
         self._progress: Progress = progress or (lambda stage, done, total: None)
         self._store: FactorStore | None = None
-        self._curvature: dict[str, LayerCurvature] | None = None
+        self._curvature: dict[str, LayerInverse] | None = None
 
     @property
     def store(self) -> FactorStore:
@@ -184,7 +185,9 @@ class LoRIF(Attributor):
             ValueError: a query's gradient is not finite.
         """
         with closing(self._queries(loader)) as batches:
-            tables = [all_scores(self.store, queries, self.device, self._rows("score")) for queries in batches]
+            tables = [
+                all_scores(self.store, queries, self.curvature, self.device, self._rows("score")) for queries in batches
+            ]
         return torch.cat(tables) if tables else torch.empty(0, len(self.store))
 
     def top_k(self, loader: Iterable[Batch], k: int, *, largest: bool = True) -> TopK:
@@ -205,7 +208,10 @@ class LoRIF(Attributor):
         if k < 1:
             raise ValueError(f"k: expected an integer >= 1, got {k}")
         with closing(self._queries(loader)) as batches:
-            found = [top_k(self.store, queries, k, largest, self.device, self._rows("top_k")) for queries in batches]
+            found = [
+                top_k(self.store, queries, self.curvature, k, largest, self.device, self._rows("top_k"))
+                for queries in batches
+            ]
         if not found:
             return TopK(torch.empty(0, 0, dtype=torch.int64), torch.empty(0, 0))
         return TopK(torch.cat([x.indices for x in found]), torch.cat([x.scores for x in found]))
@@ -225,7 +231,7 @@ class LoRIF(Attributor):
         )
 
     @property
-    def curvature(self) -> dict[str, LayerCurvature]:
+    def curvature(self) -> dict[str, LayerInverse]:
         """The damped inverse curvature of each layer: the one kept beside the index, or fitted now for other options.
 
         An index that was loaded is not changed, unless it has no curvature yet.
@@ -255,14 +261,14 @@ class LoRIF(Attributor):
                 yield whole
 
     def _queries(self, loader: Iterable[Batch]) -> Generator[Queries]:
-        """Preconditioned queries, as many at once as `QUERY_NUMBERS` allows."""
-        numbers = sum(layer.size for layer in self.store.manifest.layers)
+        """Queries ready to be compared with the index, as many at once as `QUERY_NUMBERS` allows."""
+        numbers = max(sum(layer.size for layer in self.store.manifest.layers), min(len(self.store), GRAM_SIDE))
         most = max(1, QUERY_NUMBERS // numbers)
         waiting: list[Queries] = []
         count = 0
         with closing(self.gradients(loader)) as batches:
             for whole in batches:
-                waiting.append({name: self._precondition(name, gradient) for name, gradient in whole.items()})
+                waiting.append({name: self._prepared(name, gradient) for name, gradient in whole.items()})
                 count += len(next(iter(whole.values())))
                 while count >= most:
                     joined = _join(waiting)
@@ -275,10 +281,14 @@ class LoRIF(Attributor):
         """Progress over the rows of the index."""
         return lambda done: self._progress(stage, done, len(self.store))
 
-    def _precondition(self, layer: str, gradient: Tensor) -> Tensor:
-        return self.curvature[layer].precondition(gradient.flatten(1)).view_as(gradient)
+    def _prepared(self, layer: str, gradient: Tensor) -> Tensor:
+        """Preconditioned, or as it is where the inverse works on dot products."""
+        inverse = self.curvature[layer]
+        if isinstance(inverse, DualInverse):
+            return gradient
+        return inverse.precondition(gradient.flatten(1)).view_as(gradient)
 
-    def _fit_curvature(self, keep: bool) -> dict[str, LayerCurvature]:
+    def _fit_curvature(self, keep: bool) -> dict[str, LayerInverse]:
         """Read the curvature beside the index if it differs from these options in nothing but the multiplier; else fit it.
 
         Args:
@@ -304,21 +314,15 @@ class LoRIF(Attributor):
         return found
 
 
-def _write_curvature(folder: Path, found: dict[str, LayerCurvature]) -> str:
-    tensors = {f"vectors.{name}": curvature.vectors.cpu() for name, curvature in found.items()}
-    tensors |= {f"values.{name}": curvature.values.cpu() for name, curvature in found.items()}
+def _write_curvature(folder: Path, found: dict[str, LayerInverse]) -> str:
     with single_writer(folder):
-        return write_tensors(folder / CURVATURE, tensors)[0]
+        return write_tensors(folder / CURVATURE, to_tensors(found))[0]
 
 
-def _read_curvature(path: Path, sha: str, damping: dict[str, float], device: torch.device) -> dict[str, LayerCurvature]:
+def _read_curvature(path: Path, sha: str, damping: dict[str, float], device: torch.device) -> dict[str, LayerInverse]:
     if not path.exists() or file_digest(path) != sha:
         raise StoreError(f"{path} is missing or damaged: remove it and 'curvature' is fitted anew, or restore it")
-    tensors = load(path.read_bytes())
-    return {
-        name: LayerCurvature(tensors[f"vectors.{name}"].to(device), tensors[f"values.{name}"].to(device), lam)
-        for name, lam in damping.items()
-    }
+    return from_tensors(load(path.read_bytes()), damping, device)
 
 
 def _join(parts: list[Queries]) -> Queries:
