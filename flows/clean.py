@@ -3,7 +3,6 @@
 Annotations are evaluated here: Prefect sends a flow to another process, which does not find names in text.
 """
 
-import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +18,6 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
 
 from flows.cleaning import CleanRun
-from flows.config import load_config, read_overrides
 from flows.schema import CleanConfig
 from flows.screen import Screen
 
@@ -30,19 +28,9 @@ TOP_ROWS = 20  # rows of the table of decisions on Prefect's page
 
 
 @flow(name="clean", retries=0, persist_result=False)
-def clean(file: Path, options: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Find wrong labels, edit them, retrain, compare and report; returns the summary.
-
-    Args:
-        file: the configuration; every run reads it anew.
-        options: as on the command line, ("--decide.action", "relabel") for example.
-    """
-    config = load_config(CleanConfig, file, *read_overrides(options, CleanConfig))
-    # The folder that a person repeats it from is another one than that of the server.
-    command = shlex.join(
-        ["curate", "clean", "--config", str(file), "--workspace", str(config.workspace), *map(str, options)]
-    )
-    with Screen() as screen, CleanRun(config, screen, command) as run:
+def clean(config: CleanConfig) -> dict[str, Any]:
+    """Find wrong labels, edit them, retrain, compare and report; returns the summary."""
+    with Screen() as screen, CleanRun(config, screen) as run:
         _step("load", run.prepare)()
         if run.unchanged is not None:
             screen.line("unchanged: data, configuration and model are as they were; nothing to do")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,7 +24,9 @@ from flows.screen import Screen
 from flows.services import Services
 from flows.summary import summarise
 from flows.tracking import Tracker, tracking_uri
+from lorif_core.atomic import write_bytes
 
+CONFIG = "config.yaml"  # the whole configuration, with every default and every folder written out
 RESULTS = ("decisions.parquet", "scores.parquet", "cleaned.parquet", "report.html", SUMMARY)
 
 # What load found out that decides the results beside the options.
@@ -34,15 +37,20 @@ class CleanRun(ModelRun):
     """One run of `curate clean`. Use it as a context manager: no process is left behind, MLflow's run is closed.
 
     Attributes:
-        command: the command line that repeats the run.
+        command: the command line that repeats the run, known after `prepare`.
         services: MLflow and Prefect.
         unchanged: the summary of the former run when nothing has changed since, known after `prepare`.
     """
 
     config: CleanConfig
 
-    def __init__(self, config: CleanConfig, screen: Screen, command: str) -> None:
+    def __init__(self, config: CleanConfig, screen: Screen, command: str | None = None) -> None:
         """Check the folders the run writes to; start importing for the first stage.
+
+        Args:
+            config: of the run.
+            screen: where progress is shown.
+            command: what was typed, where it was; otherwise the run is repeated from the `CONFIG` it writes.
 
         Raises:
             ConfigError: the workspace or the output folder cannot be used.
@@ -52,7 +60,7 @@ class CleanRun(ModelRun):
             check_free(config.output_dir, "output_dir")
             check_writable(config.output_dir, "output_dir")
         super().__init__(config, screen)
-        self.command = command
+        self.command = command or ""
         self.unchanged: dict[str, Any] | None = None
         self.services = Services(config.tracking, config.workspace)
         self._runs: dict[str, str] = {}
@@ -95,6 +103,7 @@ class CleanRun(ModelRun):
         config = self.config
         path = config.output_dir or config.workspace / "runs" / f"{config.name}-{digest[:8]}"
         self._folder = RunFolder(path, digest, "output_dir")
+        self.command = self.command or shlex.join(["curate", "clean", "--config", str(path / CONFIG)])
         former = self._folder.finished(self.code, self.screen.line)
         if former is not None and not self._asks_more(self._folder.recorded):
             seconds = round(time.monotonic() - self._began, 1)
@@ -118,6 +127,8 @@ class CleanRun(ModelRun):
             run_id = self.tracker.start(config.name, tags, resume=self.folder.mlflow_run_id)
             ids = {"mlflow_run_id": run_id, "flow_run_id": flow_run_id}
             self.folder.begin({"name": config.name, "started": _now(), "command": self.command, **ids})
+            text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+            write_bytes(self.folder.path / CONFIG, text.encode())
             self.tracker.log(params=_flat(config.model_dump(mode="json", exclude={"workspace", "root", "tracking"})))
             source = str(config.data.init_args.get("path", config.data.class_path))
             rows = loaded["n_train"] + loaded["n_validation"]

@@ -19,7 +19,7 @@ from flows.schema import CleanConfig, ServeConfig
 def serve(options: argparse.Namespace, tokens: list[str]) -> int:
     """Run clean on its schedule until Ctrl-C; everything is checked before the first run is due.
 
-    Each run reads the clean job's file anew: an edit takes effect with the next run, and a wrong one fails that run only.
+    The clean job's file is read once: after an edit, start it anew; or change the parameters on Prefect's page.
 
     Raises:
         ConfigError: this file, the clean job's file, the cron line or the time zone is wrong.
@@ -52,7 +52,7 @@ def serve(options: argparse.Namespace, tokens: list[str]) -> int:
         clean.serve(
             name=config.name,
             schedule=schedule,
-            parameters={"file": str(job_file)},
+            parameters={"config": job.model_dump(mode="json")},
             limit=1,  # a run that is still going is not joined by the next one
             print_starting_message=False,
             entrypoint_type=EntrypointType.MODULE_PATH,  # runs import the installed flow, wherever serve was started

@@ -20,7 +20,6 @@ from lorif_core.errors import StoreError
 from lorif_core.layers import Layer, PositionRule
 from lorif_core.objectives import Batch, batch_rows, select_rows, to_device
 
-
 PROBED = 4
 """Examples run forward and backward to see which layers the loss reaches."""
 

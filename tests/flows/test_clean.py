@@ -19,7 +19,15 @@ from flows.schema import CleanConfig
 from flows.stages import prepare
 
 EPOCHS = "4"
-RESULTS = ["cleaned.parquet", "decisions.parquet", "report.html", "run.json", "scores.parquet", "summary.json"]
+RESULTS = [
+    "cleaned.parquet",
+    "config.yaml",
+    "decisions.parquet",
+    "report.html",
+    "run.json",
+    "scores.parquet",
+    "summary.json",
+]
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -83,7 +91,7 @@ def test_one_mlflow_run_holds_it_all(first: dict[str, Any]) -> None:
     assert run.info.status == "FINISHED"
     assert run.data.metrics["accuracy_after"] == first["accuracy_after"]
     assert run.data.params["data.init_args.noise.rate"] == "0.08"
-    assert {file.path for file in client.list_artifacts(run.info.run_id)} == set(RESULTS) - {"run.json"}
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == set(RESULTS) - {"run.json", "config.yaml"}
     assert len(run.inputs.dataset_inputs) == 1
     children = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
     assert {child.info.run_name for child in children} == {"train", "retrain"}
