@@ -41,7 +41,7 @@ OnGradient = Callable[[Layer, Any, Tensor], None]
 
 
 Shared = dict[str, int]
-"""Layers that run once for the whole batch -> number of axes of their input there."""
+"""Layers that run once for the whole batch -> axes of their input there, a leading one of size 1 not counted."""
 
 
 @contextmanager
@@ -137,9 +137,10 @@ class Tape:
         if not torch.is_grad_enabled():
             self.no_grad.add(layer.name)
             return output
+        axes = self.shared.get(layer.name)
         # unless a shared layer before this one already made it one copy an example
-        if x.ndim == self.shared.get(layer.name) and not output.requires_grad:
-            x, output = self._per_example(x), self._per_example(output)
+        if axes is not None and not output.requires_grad and (x.ndim == axes or len(x) == 1):
+            x, output = self._per_example(x, x.ndim > axes), self._per_example(output, x.ndim > axes)
         with _plain_arithmetic(output.device.type):
             kept = self.on_input(layer, x)
         if not output.requires_grad:
@@ -149,9 +150,9 @@ class Tape:
         output.register_hook(partial(self._hand_on, layer, kept))
         return output
 
-    def _per_example(self, tensor: Tensor) -> Tensor:
-        """[1, ...] or [T, ...] -> [B, ...]: the tensor every example of the batch shares, once for each."""
-        tensor = tensor if len(tensor) == 1 else tensor.unsqueeze(0)
+    def _per_example(self, tensor: Tensor, leading: bool) -> Tensor:
+        """[1, T, ...] (`leading`) or [T, ...] -> [B, T, ...]: the tensor every example of the batch shares, once for each."""
+        tensor = tensor if leading else tensor.unsqueeze(0)
         return tensor.expand(self._size, *tensor.shape[1:])
 
     def _hand_on(self, layer: Layer, kept: Any, dy: Tensor) -> None:

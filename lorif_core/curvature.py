@@ -104,9 +104,8 @@ def _fit_layer(stream: _Stream, examples: int, options: CurvatureOptions, number
         values = torch.zeros(0, device=stream.device)
         return PrimalInverse(torch.zeros(size, 0, device=stream.device), values, damping(values))
     if size > examples and not (limit > GRAM_SIDE and 4 * computed < limit):
-        weights, coordinates, values, norms = _dual(stream, examples, computed, seed)
-        weights, coordinates = weights[:, :rank].contiguous(), coordinates[:, :rank].contiguous()
-        return DualInverse(weights, coordinates, values[:rank], norms, damping(values))
+        weights, coordinates, values, outside = _dual(stream, examples, computed, rank, seed)
+        return DualInverse(weights, coordinates, values[:rank], outside, damping(values))
     find = _primal if limit <= GRAM_SIDE or 4 * computed >= limit else _randomized
     vectors, values = find(stream, computed, seed)
     return PrimalInverse(vectors[:, :rank].contiguous(), values[:rank].contiguous(), damping(values))
@@ -132,8 +131,11 @@ def _primal(stream: _Stream, count: int, seed: int) -> tuple[Tensor, Tensor]:
     return vectors.float(), values.float()
 
 
-def _dual(stream: _Stream, examples: int, count: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(M, C, S^2, norms) of `DualInverse`, from the Ritz pairs W, S^2 of K = G G^T [N, N]: M = W / S, C = K M."""
+def _dual(stream: _Stream, examples: int, count: int, rank: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(M, C, S^2, outside) of `DualInverse`, from the Ritz pairs W, S^2 of K = G G^T [N, N]: M = W / S, C = K M.
+
+    M and C have `rank` columns, S^2 all of `count`.
+    """
     kernel = torch.zeros(examples, examples, dtype=torch.float64, device=stream.device)
     blocks = [(b.start, b.left.to(stream.device).double(), b.right.to(stream.device).double()) for b in stream.blocks()]
     for start, left, right in blocks:
@@ -144,10 +146,14 @@ def _dual(stream: _Stream, examples: int, count: int, seed: int) -> tuple[Tensor
                 kernel[other : other + len(left2), start : start + len(left)] = part.T
     weights, values = top_eigenvectors(kernel, count, seed)
     kept = values > values[0] * examples * torch.finfo(torch.float64).eps
-    values, weights = values[kept], weights[:, kept] / values[kept].sqrt()  # [N, r]
+    spanned = rank >= int(kept.sum()) and (rank < count or count == examples)  # the first one left out is zero
+    values, weights = values[kept], (weights[:, kept] / values[kept].sqrt())[:, :rank]  # [N, r]
     coordinates = kernel @ weights  # [N, N] @ [N, r] -> [N, r]
+    outside = torch.zeros_like(kernel[0])
+    if not spanned:
+        outside = (kernel.diagonal() - coordinates.square().sum(1)).clamp_min(0)
     dtype = torch.float64 if examples <= EXACT_SIDE else torch.float32
-    return weights.to(dtype), coordinates.to(dtype), values.to(dtype), kernel.diagonal().to(dtype)
+    return weights.to(dtype), coordinates.to(dtype), values.to(dtype), outside.to(dtype)
 
 
 def _inner_products(left: Tensor, right: Tensor, left2: Tensor, right2: Tensor) -> Tensor:

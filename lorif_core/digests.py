@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Any
 
 import torch
@@ -13,8 +14,15 @@ from lorif_core.objectives import Batch, tensors_of
 
 
 def model_fingerprint(model: nn.Module) -> str:
-    """sha256 of every parameter's and buffer's name, dtype, shape and bytes."""
+    """sha256 of every module's name, type and settings, and of every parameter's and buffer's name, dtype, shape and bytes.
+
+    Two networks with the same weights and other activations differ; dropout, which evaluation does not know, plays no part.
+    """
     sha = hashlib.sha256()
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.modules.dropout._DropoutNd):
+            settings = re.sub(r"(, )?inplace=(True|False)", "", module.extra_repr())
+            sha.update(f"{name}:{type(module).__qualname__}({settings})".encode())
     for name, tensor in sorted(model.state_dict().items()):
         if isinstance(tensor, Tensor):
             sha.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode() + _raw(tensor))

@@ -27,7 +27,7 @@ from lorif_core.gradients import PROJECTION, GradientPlan, device_of, read_plan
 from lorif_core.layers import Layer, PositionRule
 from lorif_core.loaders import check_loader, examples_of
 from lorif_core.manifest import MANIFEST, LayerEntry, Manifest, read_manifest
-from lorif_core.objectives import Batch, Objective, batch_rows
+from lorif_core.objectives import Batch, Objective, batch_rows, describe
 from lorif_core.options import IndexOptions, differences
 from lorif_core.probe import Probe, probe
 from lorif_core.projections import Projections
@@ -78,7 +78,7 @@ class Build:
             files[PROJECTION], _ = write_tensors(self.path / PROJECTION, plan.projections.tensors())
         manifest = Manifest(
             options=_plain(options),
-            objective=type(self.objective).__name__,
+            objective=describe(self.objective),
             model=model_fingerprint(self.model),
             layers=[_entry(layer, plan.projections, options.factor_rank, seen) for layer in plan.layers],
             left_out=seen.coverage.left_out,
@@ -96,7 +96,7 @@ class Build:
         stored = {**manifest.options, "objective": manifest.objective, "model": manifest.model}
         wanted = {
             **_plain(self.options),
-            "objective": type(self.objective).__name__,
+            "objective": describe(self.objective),
             "model": model_fingerprint(self.model),
         }
         if changed := differences(stored, wanted):

@@ -32,38 +32,46 @@ class PrimalInverse:
         """H^-1 g for the rows of [Q, D]; float64 inside, where g - V V^T g cancels, float32 out."""
         g, v = gradients.double(), self.vectors.double()
         along = g @ v  # [Q, D] @ [D, r] -> [Q, r]
-        outside = g - along @ v.T  # [Q, r] @ [r, D] -> [Q, D]
-        return (outside / self.damping + (along / (self.values + self.damping)) @ v.T).float()
+        inside = (along / (self.values.double() + self.damping)) @ v.T  # [Q, r] @ [r, D] -> [Q, D]
+        if v.shape[0] == v.shape[1]:  # nothing is outside, and rounding errors are not to be divided by lambda
+            return inside.float()
+        return ((g - along @ v.T) / self.damping + inside).float()
 
     def quadratic(self, gradients: Tensor) -> Tensor:
         """g^T H^-1 g [Q] for the rows of [Q, D]; the part outside V by its residual, which does not cancel."""
         along = gradients @ self.vectors  # [Q, D] @ [D, r] -> [Q, r]
-        outside = (gradients - along @ self.vectors.T).square().sum(1)
-        return outside / self.damping + (along.square() / (self.values + self.damping)).sum(1)
+        inside = (along.square() / (self.values + self.damping)).sum(1)
+        if self.vectors.shape[0] == self.vectors.shape[1]:
+            return inside
+        return (gradients - along @ self.vectors.T).square().sum(1) / self.damping + inside
 
 
 @dataclass(frozen=True)
 class DualInverse:
-    """M [N, r] with V = G^T M, C = G V [N, r], S^2 [r], squared gradient norms [N]; float64 for few rows, else float32."""
+    """M [N, r] with V = G^T M, C = G V [N, r], S^2 [r]; float64 for few rows, else float32.
+
+    `outside` [N] are the squared lengths of the stored gradients outside V, all zero where V spans them all.
+    """
 
     weights: Tensor
     coordinates: Tensor
     values: Tensor
-    norms: Tensor
+    outside: Tensor
     damping: float
 
     def scores(self, products: Tensor) -> Tensor:
         """G H^-1 g [Q, N] from the dot products G g [Q, N]; float64 inside, float32 out."""
         y, values = products.double(), self.values.double() + self.damping
         along, coordinates = y @ self.weights.double(), self.coordinates.double()  # [Q, N] @ [N, r] -> [Q, r]
-        outside = y - along @ coordinates.T  # [Q, r] @ [r, N] -> [Q, N]
-        return (outside / self.damping + (along / values) @ coordinates.T).float()
+        inside = (along / values) @ coordinates.T  # [Q, r] @ [r, N] -> [Q, N]
+        if not bool(self.outside.any()):
+            return inside.float()
+        return ((y - along @ coordinates.T) / self.damping + inside).float()
 
     def self_influence(self) -> Tensor:
         """g_i^T H^-1 g_i [N] of the stored examples."""
         inside = self.coordinates.double().square()  # [N, r]
-        outside = (self.norms - inside.sum(1)).clamp_min(0)
-        return (outside / self.damping + (inside / (self.values.double() + self.damping)).sum(1)).float()
+        return (self.outside.double() / self.damping + (inside / (self.values.double() + self.damping)).sum(1)).float()
 
 
 LayerInverse = PrimalInverse | DualInverse

@@ -65,7 +65,7 @@ class Manifest:
     coverage: float
     projection: str
     shared: dict[str, int] = field(default_factory=dict)
-    """Layers that run once for a whole batch -> axes of their input (`probe.Probe.shared`)."""
+    """Layers that run once for a whole batch (`capture.Shared`)."""
     modified: list[str] = field(default_factory=list)
     """Layers whose input the model changes in place after they read it."""
     shards: list[ShardEntry] = field(default_factory=list)

@@ -187,7 +187,7 @@ def select_rows(batch: Batch, rows: list[int]) -> Batch:
     if isinstance(batch, Mapping):
         return {key: select_rows(value, rows) for key, value in batch.items()}
     if isinstance(batch, tuple | list):
-        return type(batch)(select_rows(value, rows) for value in batch)
+        return _like(batch, [select_rows(value, rows) for value in batch])
     return batch
 
 
@@ -199,7 +199,7 @@ def join_rows(batches: Sequence[Batch]) -> Batch:
     if isinstance(first, Mapping):
         return {key: join_rows([batch[key] for batch in batches]) for key in first}
     if isinstance(first, tuple | list):
-        return type(first)(join_rows(values) for values in zip(*batches, strict=True))
+        return _like(first, [join_rows(values) for values in zip(*batches, strict=True)])
     return first
 
 
@@ -211,8 +211,23 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     if isinstance(batch, Mapping):
         return {key: to_device(value, device) for key, value in batch.items()}
     if isinstance(batch, tuple | list):
-        return type(batch)(to_device(value, device) for value in batch)
+        return _like(batch, [to_device(value, device) for value in batch])
     return batch
+
+
+def _like(batch: tuple[Any, ...] | list[Any], values: list[Any]) -> Any:
+    """Values in a tuple, list or named tuple of the batch's own type."""
+    return type(batch)(*values) if hasattr(batch, "_fields") else type(batch)(values)
+
+
+def describe(objective: Objective) -> str:
+    """Its class and its plain attributes: what tells one objective from another."""
+    values = {key: value for key, value in sorted(vars(objective).items()) if not key.startswith("_")}
+    shown = {key: value.tolist() if isinstance(value, Tensor) else value for key, value in values.items()}
+    plain = [
+        f"{k}={v!r}" for k, v in shown.items() if isinstance(v, str | int | float | bool | tuple | list | dict | None)
+    ]
+    return type(objective).__name__ + (f"({', '.join(plain)})" if plain else "")
 
 
 def _describe(value: object) -> str:

@@ -32,7 +32,7 @@ class Probe:
     positions: dict[str, int]
     """T of each layer: positions an example has in the first examples, over all calls of the layer; 1 = vectors."""
     shared: Shared
-    """Layers run once for the whole batch -> number of axes of their input there."""
+    """Layers run once for the whole batch (`capture.Shared`)."""
     modified: list[str]
     """Layers whose input the model changes in place after they read it."""
     single: frozenset[str]
@@ -59,7 +59,7 @@ def probe(
     for name, calls in twice.items():
         for two, three in zip(calls, thrice[name], strict=True):
             if two == three:
-                shared[name] = len(two)
+                shared[name] = len(two) - (len(two) > 1 and two[0] == 1)
             elif (two[0], three[0]) != (2, 3):
                 mixing[name] = (
                     f"its input has shape {two} for two examples, {three} for three: they must be its first axis"

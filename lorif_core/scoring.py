@@ -40,25 +40,29 @@ class TopK(NamedTuple):
 
 
 def stream_scores(
-    store: FactorStore, layers: Sequence[LayerEntry], queries: Queries, device: torch.device
+    store: FactorStore,
+    layers: Sequence[LayerEntry],
+    queries: Queries,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
 ) -> Iterator[tuple[int, Tensor]]:
     """(first row, dot products summed over `layers` [Q, n]) of consecutive blocks; memory is one block, whatever N is."""
     count = len(next(iter(queries.values())))
     rows = max(1, BLOCK_NUMBERS // max(*(layer.size for layer in layers), count))
     for blocks in zip(*(store.blocks(layer.name, rows) for layer in layers), strict=True):
-        total = torch.zeros(count, len(blocks[0].left), device=device)
+        total = torch.zeros(count, len(blocks[0].left), device=device, dtype=dtype)
         for layer, block in zip(layers, blocks, strict=True):
-            total += block_scores(queries[layer.name], block, device)
+            total += block_scores(queries[layer.name].to(dtype), block, device)
         yield blocks[0].start, total
 
 
 def block_scores(queries: Tensor, block: Block, device: torch.device) -> Tensor:
     """<Q_q, U_i V_i^T> [Q, n] of one layer's preconditioned queries [Q, d1, d2] and one block."""
     if len(queries) > FEW_QUERIES:
-        return queries.flatten(1) @ block.dense(device).T  # [Q, D] @ [D, n] -> [Q, n]
+        return queries.flatten(1) @ block.dense(device, queries.dtype).T  # [Q, D] @ [D, n] -> [Q, n]
     left, right = (
-        block.left.to(device, torch.float32),
-        block.right.to(device, torch.float32).mT,
+        block.left.to(device, queries.dtype),
+        block.right.to(device, queries.dtype).mT,
     )  # [n, d1, c], [n, c, d2]
     rows = left.mT.reshape(-1, left.shape[1])  # [n c, d1]
     return torch.stack([((rows @ query).view_as(right) * right).sum((1, 2)) for query in queries])
@@ -79,7 +83,7 @@ def all_scores(
     for layer in layers:
         inverse = inverses[layer.name]
         if isinstance(inverse, DualInverse):
-            parts = [part for _, part in stream_scores(store, [layer], queries, device)]
+            parts = [part for _, part in stream_scores(store, [layer], queries, device, inverse.weights.dtype)]
             table += inverse.scores(torch.cat(parts, 1)).cpu()
             done += 1
             progress(len(store) * done // len(layers))

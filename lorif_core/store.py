@@ -6,7 +6,7 @@ Axes: N training examples, n rows of a shard, d1 / d2 projected sides of a layer
     shards/00000.safetensors     left.<layer> [n, d1, c], right.<layer> [n, d2, c], loss [n]
     projection.safetensors       pca only
     ids.safetensors              where the user names the rows
-    curvature.safetensors        per layer: vectors [D, r], values [r], damping
+    curvature.safetensors        per layer, the tensors of its inverse (lorif_core.inverse)
 
 A shard is written aside, fsynced and renamed, then listed in the manifest; a finished one is never rewritten. Killed at any
 moment, the next `fit` finds the listed shards, drops the rest, and goes on to a bit-identical store.
@@ -43,9 +43,9 @@ class Block:
     left: Tensor
     right: Tensor
 
-    def dense(self, device: torch.device) -> Tensor:
-        """Flattened gradients [n, D] (row-major vec of U V^T), float32."""
-        left, right = self.left.to(device, torch.float32), self.right.to(device, torch.float32)
+    def dense(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Flattened gradients [n, D] (row-major vec of U V^T)."""
+        left, right = self.left.to(device, dtype), self.right.to(device, dtype)
         return (left @ right.mT).flatten(1)  # [n, d1, c] @ [n, c, d2] -> [n, D]
 
 

@@ -50,7 +50,11 @@ def run(command: list[str], folder: Path) -> str:
 
 def test_the_first_step_is_the_demo_and_it_runs_what_is_tested_here() -> None:
     assert STEPS[0] == "make demo" and len(STEPS) > 6
-    recipe = run(["make", "--dry-run", "--assume-old=pyproject.toml", "demo"], ROOT).strip().splitlines()
+    recipe = (
+        run(["make", "--dry-run", "--no-print-directory", "--assume-old=pyproject.toml", "demo"], ROOT)
+        .strip()
+        .splitlines()
+    )
     assert recipe[-1].endswith("curate clean --config configs/clean_digits.yaml")
     assert "curate clean --config clean_digits" in STEPS
 

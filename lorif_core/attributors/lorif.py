@@ -29,7 +29,8 @@ from lorif_core.errors import StoreError
 from lorif_core.gradients import device_of, read_plan
 from lorif_core.index import Build, Progress
 from lorif_core.inverse import DualInverse, LayerInverse, from_tensors, to_tensors
-from lorif_core.objectives import BUILT_IN, Batch, Objective
+from lorif_core.manifest import Manifest
+from lorif_core.objectives import BUILT_IN, Batch, Objective, describe
 from lorif_core.options import CurvatureOptions, DampingRule, IndexOptions, Projection, checked, layer_patterns
 from lorif_core.scoring import Queries, TopK, all_scores, self_influence, top_k
 from lorif_core.store import FactorStore, Ids
@@ -76,7 +77,7 @@ class LoRIF(Attributor):
             model: any module; left exactly as it was after every call.
             objective: what is differentiated and what a query explains.
             projection: identity, rademacher or pca.
-            projection_factor: f; a side n of a layer becomes max(1, n // f).
+            projection_factor: f; a side n of a layer becomes max(1, n // f), sides of at most 16 stay whole.
             factor_rank: c of one example's layer gradient.
             curvature_rank: r of the truncated SVD; more than there are means all.
             damping: multiplier of `damping_rule`.
@@ -165,9 +166,9 @@ class LoRIF(Attributor):
                     f"the index at {path} was made with objective {manifest.objective}: pass it as objective=..."
                 )
             objective = BUILT_IN[manifest.objective]()
-        elif type(objective).__name__ != manifest.objective:
+        elif describe(objective) != manifest.objective:
             raise StoreError(
-                f"the index at {path} was made with objective {manifest.objective}, got {type(objective).__name__}"
+                f"the index at {path} was made with objective {manifest.objective}, got {describe(objective)}"
             )
         fitted = {k: v for k, v in ((manifest.curvature or {}).get("options", {})).items() if k != "seed"}
         attributor = cls(model, objective, **{**manifest.options, **fitted, **curvature})
@@ -191,7 +192,7 @@ class LoRIF(Attributor):
         return torch.cat(tables) if tables else torch.empty(0, len(self.store))
 
     def top_k(self, loader: Iterable[Batch], k: int, *, largest: bool = True) -> TopK:
-        """The strongest training examples of each query; memory does not grow with N.
+        """The strongest training examples of each query; memory does not grow with N beyond small indexes (`GRAM_SIDE`).
 
         Args:
             loader: batches of queries.
@@ -300,28 +301,36 @@ class LoRIF(Attributor):
         if kept and kept | {"options": kept["options"] | {"damping": self.curvature_options.damping}} == kept | wanted:
             scale = self.curvature_options.damping / kept["options"]["damping"]
             damping = {name: scale * value for name, value in kept["damping"].items()}
-            found = _read_curvature(folder / CURVATURE, manifest.files[CURVATURE], damping, self.device)
-            sha = manifest.files[CURVATURE]
-        else:
-            found = fit_curvature(self.store, self.curvature_options, self.device, self._progress)
+            try:
+                return _read_curvature(folder / CURVATURE, manifest.files[CURVATURE], damping, self.device)
+            except StoreError as error:
+                if not keep:
+                    raise
+                log.warning("%s; fitting it anew", error)
+        found = fit_curvature(self.store, self.curvature_options, self.device, self._progress)
+        if keep:
             damping = {name: curvature.damping for name, curvature in found.items()}
-            sha = _write_curvature(folder, found) if keep else ""
-        if keep and kept != (curvature := wanted | {"damping": damping}):
-            manifest = manifest.with_(files={**manifest.files, CURVATURE: sha}, curvature=curvature)
-            with single_writer(folder):
-                manifest.write(folder)
-            self._store = FactorStore(folder, manifest)
+            self._store = FactorStore(folder, _write_curvature(folder, manifest, found, wanted | {"damping": damping}))
         return found
 
 
-def _write_curvature(folder: Path, found: dict[str, LayerInverse]) -> str:
+def _write_curvature(
+    folder: Path, manifest: Manifest, found: dict[str, LayerInverse], curvature: dict[str, Any]
+) -> Manifest:
+    """Put the curvature beside the index; killed at any moment, the manifest lists the whole file or none."""
+    others = {file: sha for file, sha in manifest.files.items() if file != CURVATURE}
     with single_writer(folder):
-        return write_tensors(folder / CURVATURE, to_tensors(found))[0]
+        if manifest.curvature is not None:
+            manifest.with_(files=others, curvature=None).write(folder)
+        sha, _ = write_tensors(folder / CURVATURE, to_tensors(found))
+        manifest = manifest.with_(files={**others, CURVATURE: sha}, curvature=curvature)
+        manifest.write(folder)
+    return manifest
 
 
 def _read_curvature(path: Path, sha: str, damping: dict[str, float], device: torch.device) -> dict[str, LayerInverse]:
     if not path.exists() or file_digest(path) != sha:
-        raise StoreError(f"{path} is missing or damaged: remove it and 'curvature' is fitted anew, or restore it")
+        raise StoreError(f"{path} is missing or damaged: restore it, or call fit again, which fits it anew")
     return from_tensors(load(path.read_bytes()), damping, device)
 
 

@@ -329,3 +329,15 @@ def test_lds() -> None:
     found = linear_datamodeling_score(scores, masks, losses)
     assert found.value == pytest.approx(lds(scores, masks, -losses), abs=1e-12)
     np.testing.assert_allclose(found.per_query, lds_per_query(scores, masks, -losses), atol=1e-12)
+
+
+@pytest.mark.parametrize("damping", [1e-2, 1e-4])
+def test_little_damping(damping: float, tmp_path: Path) -> None:
+    """Rounding errors are not divided by lambda where the directions kept are all there are."""
+    case = zoo.build("wide_mlp")
+    train, query = expected_gradients("wide_mlp")
+    attributor = fitted(case, tmp_path, damping=damping)
+    expected = dense_scores(query, train, damping, "mean_norm")
+    assert_close_report(attributor.score(loader(case.query)), expected, SCORES, "scores", AXES)
+    own = dense_self_influence(train, damping, "mean_norm")
+    assert_close_report(attributor.self_influence(), own, SCORES, "self-influence")

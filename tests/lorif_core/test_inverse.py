@@ -32,7 +32,8 @@ def test_both_forms_are_the_dense_inverse(converged: bool) -> None:
     inverse = torch.linalg.inv(vectors * values @ vectors.T + DAMPING * torch.eye(90))
     expected, own = queries @ inverse @ rows.T, ((rows @ inverse) * rows).sum(1)
 
-    dual = DualInverse(weights, kernel @ weights, values, kernel.diagonal(), DAMPING)
+    outside = kernel.diagonal() - (kernel @ weights).square().sum(1)
+    dual = DualInverse(weights, kernel @ weights, values, outside, DAMPING)
     torch.testing.assert_close(dual.scores(queries @ rows.T).double(), expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(dual.self_influence().double(), own, rtol=1e-5, atol=1e-5)
     primal = PrimalInverse(vectors, values, DAMPING)
