@@ -198,7 +198,7 @@ class GradientCollector:
         if isinstance(rule, WholeRule):
             gradient: LayerGradient = project_both(rule.matrix(layer.module, kept, dy), sides)
         elif isinstance(rule, OneHotRule):
-            gradient = _lookup(sides[0]).scatter(kept, project(rule.outputs(layer.module, dy), sides[1]))
+            gradient = _lookup(sides[0]).rows(kept, project(rule.outputs(layer.module, dy), sides[1]))
         elif layer.name in self._kept_inputs:
             gradient = contract_input(rule, layer.module, kept, rule.outputs(layer.module, dy), sides)
         else:

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from lorif_core.layers import PairedRule
-from lorif_core.lookup import Lookup
+from lorif_core.lookup import Lookup, Rows
 
 Sides = tuple[Tensor | Lookup | None, Tensor | None]
 """(P_in [a, d1], P_out [b, d2]), None = identity; a `Lookup` where the inputs are ids."""
 Pair = tuple[Tensor, Tensor]
 """(X P_in [B, T, d1], dY P_out [B, T, d2]); their product over T is the projected gradient."""
-LayerGradient = Pair | Tensor
-"""A pair, or the projected gradient [B, d1, d2] itself."""
+LayerGradient = Pair | Rows | Tensor
+"""A pair, the rows that are not zero, or the projected gradient [B, d1, d2] itself."""
 
 
 def keeps_input(rule: PairedRule, sides: Sides, rows: int, columns: int) -> bool:
@@ -68,9 +68,11 @@ def project_both(gradient: Tensor, sides: Sides) -> Tensor:
 
 
 def dense(gradient: LayerGradient) -> Tensor:
-    """The projected gradient [B, d1, d2] of a pair or a whole matrix."""
+    """The projected gradient [B, d1, d2] of a pair, its rows, or a whole matrix."""
     if isinstance(gradient, Tensor):
         return gradient
+    if isinstance(gradient, Rows):
+        return gradient.dense()
     x, dy = gradient
     return x.mT @ dy  # [B, d1, T] @ [B, T, d2] -> [B, d1, d2]
 
@@ -79,7 +81,7 @@ def merge(calls: list[LayerGradient]) -> LayerGradient:
     """The gradient of a layer called several times: the sum, of pairs by joining their positions."""
     if len(calls) == 1:
         return calls[0]
-    pairs = [call for call in calls if not isinstance(call, Tensor)]
+    pairs = [call for call in calls if isinstance(call, tuple)]
     if len(pairs) == len(calls):
         return torch.cat([x for x, _ in pairs], 1), torch.cat([dy for _, dy in pairs], 1)
     return torch.stack([dense(call) for call in calls]).sum(0)

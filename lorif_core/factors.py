@@ -4,8 +4,8 @@ Axes: B examples, T positions, d1 / d2 projected sides, c factor rank.
 
 Exact where it can be (one position: the two vectors themselves; c as large as a side: the matrix and the identity),
 otherwise a block power iteration of every example at once (papers/lorif.md 3.3), on X and dY without ever forming G when
-T < min(d1, d2). The singular values sit in U, the columns of V are orthonormal. The start is the same for every example,
-so the factors do not depend on the batch an example comes in.
+T < min(d1, d2), on its nonzero rows where X are ids. The singular values sit in U, the columns of V are orthonormal. The
+start is the same for every example, so the factors do not depend on the batch an example comes in.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lorif_core.contraction import LayerGradient, dense
+from lorif_core.lookup import Rows
 from lorif_core.projections import random_normal
 
 Factors = tuple[Tensor, Tensor]
@@ -30,7 +31,7 @@ def factorise(gradients: dict[str, LayerGradient], ranks: dict[str, int], seed: 
     """Factors of every layer of one batch; layers of equal shape are iterated together.
 
     Args:
-        gradients: per layer, the pair (X P_in [B, T, d1], dY P_out [B, T, d2]) or the matrix [B, d1, d2].
+        gradients: per layer, the pair (X P_in [B, T, d1], dY P_out [B, T, d2]), the nonzero rows, or the matrix [B, d1, d2].
         ranks: c of each layer, at most min(d1, d2).
         seed: of the iteration's start.
     """
@@ -38,7 +39,7 @@ def factorise(gradients: dict[str, LayerGradient], ranks: dict[str, int], seed: 
     waiting: dict[tuple[int, int, int], dict[str, Tensor]] = {}
     for name, gradient in gradients.items():
         rank = ranks[name]
-        if not isinstance(gradient, Tensor):
+        if isinstance(gradient, tuple):
             x, dy = gradient
             positions, smallest = x.shape[1], min(x.shape[2], dy.shape[2])
             if positions == 1 and rank == 1:
@@ -47,7 +48,8 @@ def factorise(gradients: dict[str, LayerGradient], ranks: dict[str, int], seed: 
             if positions < smallest and rank < smallest:
                 found[name] = _dominant_pair(x, dy, seed) if rank == 1 else _iterate(_implicit(x, dy), dy, rank, seed)
                 continue
-        matrix = dense(gradient)
+        few = isinstance(gradient, Rows) and rank <= gradient.values.shape[1] < gradient.width
+        matrix = gradient.values if isinstance(gradient, Rows) and few else dense(gradient)
         if rank == min(matrix.shape[1:]):
             found[name] = _whole(matrix)
         else:
@@ -57,17 +59,29 @@ def factorise(gradients: dict[str, LayerGradient], ranks: dict[str, int], seed: 
         left, right = _dominant(stacked, seed) if rank == 1 else _iterate(_explicit(stacked), stacked, rank, seed)
         size = len(stacked) // len(group)
         found |= {name: (u, v) for name, u, v in zip(group, left.split(size), right.split(size), strict=True)}
-    return {name: found[name] for name in gradients}
+    return {name: _spread(gradient, found[name]) for name, gradient in gradients.items()}
+
+
+def _spread(gradient: LayerGradient, factors: Factors) -> Factors:
+    """Factors of a gradient's nonzero rows as factors of the whole."""
+    left, right = factors
+    if isinstance(gradient, Rows) and left.shape[1] == gradient.columns.shape[1] != gradient.width:
+        return gradient.spread(left), right
+    return factors
 
 
 def _dominant(matrix: Tensor, seed: int) -> Factors:
-    """C = 1: the 8 iterations as one product with (G G^T)^8 (or (G^T G)^8), three squarings of the smaller Gram."""
+    """C = 1: the iterations as one product with (G G^T)^8 (or (G^T G)^8), three squarings of the smaller Gram.
+
+    Either way, as with pairs, the right vector is that of (G^T G)^9 times the start.
+    """
+    start = _start(matrix.shape[2], 1, seed, matrix.device)
     if matrix.shape[1] > matrix.shape[2]:
-        start = _start(matrix.shape[2], 1, seed, matrix.device)
-        right = unit(_eighth_power(matrix.mT @ matrix) @ start)  # [B, d2, d2] @ [1, d2, 1]
+        gram = matrix.mT @ matrix  # [B, d2, d2]
+        right = unit(_eighth_power(gram) @ (gram @ start))  # [B, d2, d2] @ [B, d2, 1]
         return matrix @ right, right
     gram = matrix @ matrix.mT  # [B, d1, d1]
-    left = unit(_eighth_power(gram) @ _start(matrix.shape[1], 1, seed, matrix.device))  # [B, d1, d1] @ [1, d1, 1]
+    left = unit(_eighth_power(gram) @ (matrix @ start))  # [B, d1, d1] @ [B, d1, 1]
     right = matrix.mT @ left  # [B, d2, 1], its length the singular value
     length = right.norm(dim=1, keepdim=True).clamp_min(torch.finfo(right.dtype).tiny)
     return gram @ (left / length), right / length  # G v = G G^T u / |G^T u|

@@ -3,7 +3,8 @@
 Axes: B examples, T positions, V ids, d1 columns, d2 projected output side.
 
 An embedding's X is one-hot, so X^T dY is a scatter of the rows of dY. A projection that sends every id to at most one
-column keeps it one: no row of P is ever looked up, and what is stored is V numbers, not V d1.
+column keeps it one: no row of P is ever looked up, what is stored is V numbers, not V d1, and a gradient is the at most T
+rows of it that are not zero.
 """
 
 from __future__ import annotations
@@ -12,6 +13,29 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Gradients [B, d1, d2] of which an example has at most T rows that are not zero: those rows and where they stand.
+
+    `columns` int64 [B, T] are positions among the d1 = `width`, `values` [B, T, d2] the rows; what is not used is zero.
+    """
+
+    columns: Tensor
+    values: Tensor
+    width: int
+
+    def spread(self, rows: Tensor) -> Tensor:
+        """[B, T, n] -> [B, d1, n]: each row where it stands, zeros elsewhere."""
+        first = torch.arange(len(rows), device=rows.device).unsqueeze(1) * self.width  # [B, 1]
+        whole = rows.new_zeros(len(rows) * self.width, rows.shape[2])
+        places = (first + self.columns).flatten()
+        return whole.index_add_(0, places, rows.flatten(0, 1)).view(len(rows), self.width, -1)
+
+    def dense(self) -> Tensor:
+        """The gradients themselves."""
+        return self.spread(self.values)
 
 
 @dataclass(frozen=True)
@@ -30,19 +54,18 @@ class Lookup:
         """The same on a device."""
         return Lookup(self.codes.to(device), self.width)
 
-    def dense(self) -> Tensor:
-        """P_in written out, float32 [V, d1]."""
-        identity = torch.eye(len(self.codes), device=self.codes.device)
-        return self.scatter(torch.arange(len(self.codes), device=self.codes.device)[None], identity[None])[0].T
-
-    def scatter(self, ids: Tensor, dy: Tensor) -> Tensor:
-        """P_in^T X^T dY of one-hot X: [B, d1, d2] from ids [B, T] and dY [B, T, d2]."""
+    def rows(self, ids: Tensor, dy: Tensor) -> Rows:
+        """P_in^T X^T dY of one-hot X, from ids [B, T] and dY [B, T, d2]: rows of one column are summed."""
         codes = self.codes[ids]  # [B, T]
-        rows = dy * codes.sign().unsqueeze(-1)  # an id without a column adds zeros to the first
-        first = torch.arange(len(ids), device=ids.device).unsqueeze(1) * self.width  # [B, 1]
-        columns = first + codes.abs().long().sub_(1).clamp_min_(0)  # [B, T]
-        sums = dy.new_zeros(len(ids) * self.width, dy.shape[2])
-        return sums.index_add_(0, columns.flatten(), rows.flatten(0, 1)).view(len(ids), self.width, -1)
+        columns, order = (codes.abs().long() - 1).sort(1)  # -1: ids without a column, whose rows are made zero
+        values = (dy * codes.sign().unsqueeze(-1)).gather(1, order.unsqueeze(-1).expand_as(dy))
+        changes = columns[:, 1:] != columns[:, :-1]
+        place = torch.nn.functional.pad(changes.cumsum(1), (1, 0))  # [B, T], among the example's distinct columns
+        return Rows(
+            torch.zeros_like(columns).scatter_(1, place, columns.clamp_min(0)),
+            Rows(place, values, dy.shape[1]).dense(),
+            self.width,
+        )
 
 
 def every_id(count: int, padding: int | None) -> Lookup:

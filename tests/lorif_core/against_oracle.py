@@ -86,8 +86,9 @@ def projection_sides(attributor: LoRIF) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def _written_out(side: Tensor | Lookup | None, size: int) -> Tensor:
-    matrix = side.dense() if isinstance(side, Lookup) else torch.eye(size) if side is None else side
-    return matrix.double()
+    if isinstance(side, Lookup):
+        return side.rows(torch.arange(size)[None], torch.eye(size)[None]).dense()[0].T.double()
+    return (torch.eye(size) if side is None else side).double()
 
 
 class Stop(Exception):
