@@ -103,10 +103,10 @@ def _fit_layer(stream: _Stream, examples: int, options: CurvatureOptions, number
     if trace == 0 or (rank == 0 and options.damping_rule != "paper"):
         values = torch.zeros(0, device=stream.device)
         return PrimalInverse(torch.zeros(size, 0, device=stream.device), values, damping(values))
-    if size > examples and not (limit > GRAM_SIDE and 4 * computed < limit):
+    if examples < size and examples <= GRAM_SIDE:
         weights, coordinates, values, outside = _dual(stream, examples, computed, rank, seed)
         return DualInverse(weights, coordinates, values[:rank], outside, damping(values))
-    find = _primal if limit <= GRAM_SIDE or 4 * computed >= limit else _randomized
+    find = _primal if limit <= GRAM_SIDE else _randomized
     vectors, values = find(stream, computed, seed)
     return PrimalInverse(vectors[:, :rank].contiguous(), values[:rank].contiguous(), damping(values))
 

@@ -192,7 +192,7 @@ class LoRIF(Attributor):
         return torch.cat(tables) if tables else torch.empty(0, len(self.store))
 
     def top_k(self, loader: Iterable[Batch], k: int, *, largest: bool = True) -> TopK:
-        """The strongest training examples of each query; memory does not grow with N beyond small indexes (`GRAM_SIDE`).
+        """The strongest training examples of each query; over `GRAM_SIDE` rows the table of scores is never held.
 
         Args:
             loader: batches of queries.
