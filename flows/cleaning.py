@@ -14,7 +14,8 @@ from typing import Any
 import yaml
 
 from curation.errors import CurationError
-from flows.errors import StageError
+from flows import workspace
+from flows.errors import ConfigError, StageError
 from flows.files import copy_atomic, digest_of, write_json
 from flows.modelling import ModelRun, checkpoint_of, index_of
 from flows.outputs import SUMMARY, RunFolder, check_free, check_writable
@@ -96,11 +97,13 @@ class CleanRun(ModelRun):
 
         Raises:
             InputError: the data, the model, the checkpoint or the index is wrong.
-            ConfigError: the output folder holds another run, or the registered model is not there.
+            ConfigError: the output folder holds another run, the registered model is not there, or more rows are to be
+                flagged than there are.
         """
         self.load(lambda uri, folder: self.tracker.resolve(uri, folder))
         digest = digest_of(self._identity())
         config = self.config
+        check_budget(config.decide.budget, self.loaded["n_train"])
         path = config.output_dir or config.workspace / "runs" / f"{config.name}-{digest[:8]}"
         self._folder = RunFolder(path, digest, "output_dir")
         self.command = self.command or shlex.join(["curate", "clean", "--config", str(path / CONFIG)])
@@ -109,7 +112,9 @@ class CleanRun(ModelRun):
             seconds = round(time.monotonic() - self._began, 1)
             self.unchanged = former | {"status": "unchanged", "checked": {"at": _now(), "seconds": seconds}}
             write_json(path / SUMMARY, self.unchanged)
-            self._folder.end(self.code, RESULTS, self._folder.recorded)
+            for stage in self._folder.stages:  # a run that has nothing to do still needs them
+                workspace.note_use(config.workspace / stage)
+            self._folder.end(self.code, RESULTS, self._folder.recorded, self._folder.stages)
 
     def begin(self, flow_run_id: str | None) -> str | None:
         """Take the output folder and open the MLflow run, the one of an interrupted start when there was one.
@@ -210,7 +215,9 @@ class CleanRun(ModelRun):
         write_json(target / SUMMARY, summary)
         with recording():
             self._record(summary, [target / name for name in RESULTS])
-        self.folder.end(self.code, RESULTS, self._recording())
+        home = self.config.workspace / "stages"
+        kept = {f"{home.name}/{stage.folder.name}" for stage in done.values() if stage.folder.parent == home}
+        self.folder.end(self.code, RESULTS, self._recording(), sorted(kept))
         return summary
 
     def train(self, title: str, data_digest: str, decisions: str | None) -> Finished:
@@ -269,6 +276,16 @@ class CleanRun(ModelRun):
         if name is not None and trained is not None:
             self.tracker.register(name, trained, {"curate.run": self.folder.digest})
         self.tracker.finish()
+
+
+def check_budget(budget: float | None, rows: int) -> None:
+    """Refuse to flag more rows than there are for training.
+
+    Raises:
+        ConfigError: more are asked for; only `apply` would notice, after everything is computed.
+    """
+    if budget is not None and budget > rows:
+        raise ConfigError(f"decide.budget: {budget:,.0f} rows are to be flagged, but there are {rows:,} training rows")
 
 
 @contextmanager

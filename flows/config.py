@@ -217,8 +217,11 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 def _problems(error: ValidationError, file: Path, overrides: Mapping[str, Any], schema: type[BaseModel]) -> list[str]:
     """One sentence for every error pydantic found."""
     sentences = []
+    known = fields(schema)
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"])
+        # Inside a field pydantic's own names for the kinds it may be of follow: decide.budget.int.
+        key = next((name for name in known if key.startswith(f"{name}.")), key)
         where = f"--{key}" if key in overrides else str(file)
         subject = f"{where}: {key}" if key not in overrides else where
         if item["type"] == "extra_forbidden":
@@ -230,7 +233,7 @@ def _problems(error: ValidationError, file: Path, overrides: Mapping[str, Any], 
             text = item["msg"].removeprefix("Value error, ")
             got = "" if isinstance(item["input"], dict) else f", got {item['input']!r}"
             sentences.append(f"{subject or where}: {text[0].lower()}{text[1:]}{got}")
-    return sentences
+    return list(dict.fromkeys(sentences))
 
 
 def _section(schema: type[BaseModel], path: Sequence[str]) -> list[str]:

@@ -85,7 +85,7 @@ def info(options: argparse.Namespace, tokens: list[str]) -> int:
     from lorif_core.manifest import read_manifest
 
     try:
-        manifest = read_manifest(Path(options.path))
+        manifest = read_manifest(_folder(options.path))
     except StoreError as error:
         raise ConfigError(str(error)) from None
     facts: dict[str, Any] = {
@@ -129,7 +129,7 @@ def verify(options: argparse.Namespace, tokens: list[str]) -> int:
     _no_more(tokens)
     import lorif_core
 
-    path = Path(options.path)
+    path = _folder(options.path)
     if not (path / "manifest.json").is_file():
         raise ConfigError(f"{path}: no index there (manifest.json is missing)")
     with Screen() as screen:
@@ -163,9 +163,17 @@ def _resolver(config: IndexConfig) -> Any:
     return lambda uri, folder: Tracker(config.tracking, config.workspace).resolve(uri, folder)
 
 
+def _folder(text: str) -> Path:
+    """The path of an index; ConfigError for a file."""
+    path = Path(text)
+    if path.is_file():
+        raise ConfigError(f"{path} is a file; expected the folder of an index, such as {path.parent}")
+    return path
+
+
 def _rows(text: str) -> list[int]:
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() for part in parts):
+    if not all(part.isascii() and part.isdecimal() for part in parts):
         raise ConfigError(f"--rows: expected positions of validation rows such as 0,5,9; got {text!r}")
     return [int(part) for part in parts]
 

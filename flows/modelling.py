@@ -74,6 +74,9 @@ class ModelRun:
         # What is read may change any time, so this stage is never reused; its inputs only name its folder.
         named = config.model_dump(mode="json", include={"name", "data", "model", "root"})
         self.stages["load"] = self.runner.run("load", named, self.arguments(), keep=False)
+        for path in (self._checkpoint, config.index.path):
+            if path is not None:
+                workspace.note_use(path)
 
     def model(self) -> Finished:
         """Train the model, or take the one the configuration names."""
@@ -166,6 +169,5 @@ def index_of(index: Finished) -> str:
 
 
 def _given(stage: str, digest: str, name: str, path: Path) -> Finished:
-    """A result that the user brought, in place of a stage's; it may be that of an earlier run's stage."""
-    workspace.note_use(path)
+    """A result that the user brought, in place of a stage's."""
     return Finished(stage, path.parent, digest, {}, {name: path}, 0.0, reused=True)

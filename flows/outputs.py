@@ -114,6 +114,11 @@ class RunFolder:
         """Where and how the finished run was recorded, as `end` was told."""
         return dict(self._found.get("recorded", {}))
 
+    @property
+    def stages(self) -> list[str]:
+        """The folders of the stages that the finished run was made of, inside the workspace, as `end` was told."""
+        return list(self._found.get("stages", []))
+
     def take(self) -> str | None:
         """Take the folder for this process.
 
@@ -136,10 +141,11 @@ class RunFolder:
         self._found = {**entries, "digest": self.digest, "status": "running"}
         write_json(self.path / RUN, self._found)
 
-    def end(self, code: str, results: Sequence[str], recorded: Mapping[str, Any]) -> None:
-        """Mark the run finished, with the files it consists of, and where and how it is recorded."""
+    def end(self, code: str, results: Sequence[str], recorded: Mapping[str, Any], stages: Sequence[str]) -> None:
+        """Mark the run finished: the files it consists of, where and how it is recorded, the stages it was made of."""
         digests = {name: digest_file(self.path / name) for name in results}
         self._found |= {"status": "finished", "code": code, "sha256": digests, "recorded": dict(recorded)}
+        self._found["stages"] = list(stages)
         write_json(self.path / RUN, self._found)
         self._lock.release()
 

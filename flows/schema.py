@@ -5,16 +5,38 @@ A field's description carries its unit. A file in ``configs/`` only overrides; n
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 
 class Section(BaseModel):
-    """A part of a configuration: no unknown keys, not changed after it was read."""
+    """A part of a configuration: no unknown keys, no number that is not finite, not changed after it was read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+
+def _finite(arguments: dict[str, Any]) -> dict[str, Any]:
+    """``arguments`` as they are, when all numbers at any depth are finite: others are no JSON."""
+    for key, value in _leaves(arguments):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{key} should be a finite number, got {value}")
+    return arguments
+
+
+def _leaves(tree: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """What ``tree`` holds that is neither a mapping nor a list, by dotted key."""
+    if isinstance(tree, (dict, list)):
+        for name, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            yield from _leaves(value, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, tree
+
+
+Arguments = Annotated[dict[str, Any], AfterValidator(_finite)]
 
 
 class DataSection(Section):
@@ -23,7 +45,7 @@ class DataSection(Section):
     class_path: str = Field(
         description="The data module: a name of curation.data (Digits, TableData) or package.module.Class of your own."
     )
-    init_args: dict[str, Any] = Field(
+    init_args: Arguments = Field(
         default_factory=dict,
         description="Arguments of the data module's constructor. Here true and false are truth values; yes, no, on and "
         "off are text.",
@@ -38,7 +60,7 @@ class ModelSection(Section):
         description="The model: a name of curation.models or package.module.Class of your own LightningModule; "
         "empty: the shipped classifier for the kind of data.",
     )
-    init_args: dict[str, Any] = Field(default_factory=dict, description="Arguments of the model's constructor.")
+    init_args: Arguments = Field(default_factory=dict, description="Arguments of the model's constructor.")
     checkpoint: Path | None = Field(
         default=None, description="A Lightning checkpoint to load instead of training a model first."
     )

@@ -32,9 +32,12 @@ def hold(workspace: Path) -> IO[bytes]:
 
 
 def note_use(path: Path) -> None:
-    """Note that the stage folder ``path`` lies in was used, where it lies in one: a run may be given an older result."""
-    for folder in path.absolute().parents:
-        if folder.parent.name == "stages" and _STAGE.fullmatch(folder.name):
+    """Note that the stage folder that ``path`` is or lies in was used, where there is one.
+
+    A run may be given an older result, or have nothing to do because its own is there.
+    """
+    for folder in (path.absolute(), *path.absolute().parents):
+        if folder.parent.name == "stages" and _STAGE.fullmatch(folder.name) and folder.is_dir():
             (folder / USED).touch()
 
 

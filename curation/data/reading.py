@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -31,13 +34,14 @@ def read_table(path: str | Path) -> pl.DataFrame:
         raise DataError([f"{path}: cannot read a {path.suffix or 'nameless'} table; use one of {', '.join(FORMATS)}"])
     try:
         if suffix == ".parquet":
-            return pl.read_parquet(path, glob=False)
+            return _named(pl.read_parquet(path, glob=False), path)
         _check_text(path)
         if suffix == ".csv":
             return _read_csv(path)
-        # Opened here: polars would take brackets in the path for a pattern.
+        # Opened here: polars would take brackets in the path for a pattern, and a byte order mark for content.
         with path.open("rb") as file:
-            return pl.read_ndjson(file, infer_schema_length=None)
+            file.seek(len(codecs.BOM_UTF8) if file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8 else 0)
+            return _named(pl.read_ndjson(file, infer_schema_length=None), path)
     except OSError as error:
         raise DataError([f"{path}: the file cannot be read: {error.strerror or error}"]) from error
     except pl.exceptions.PolarsError as error:
@@ -51,24 +55,55 @@ def _read_csv(path: Path) -> pl.DataFrame:
         other = next((name for sign, name in ((";", "semicolons"), ("\t", "tabs")) if sign in frame.columns[0]), None)
         if other is not None:
             raise DataError([f"{path}: the columns are separated by {other}; save the file with commas"])
+    with path.open(newline="", encoding="utf-8-sig") as file:  # polars gives a repeated name another one
+        _named(frame, path, next((row for row in csv.reader(file) if row), []))
     text = pl.read_csv(path, infer_schema=False, glob=False)
     numbers = [name for name in frame.columns if frame[name].dtype.is_integer()]
     codes = [text[name] for name in numbers if text[name].str.contains(r"^\s*[+-]?0[0-9]").any()]
     return frame.with_columns(codes)
 
 
+def _named(frame: pl.DataFrame, path: Path, header: Sequence[str] | None = None) -> pl.DataFrame:
+    """``frame``, when every column has a name of its own; ``header``: the names as the file has them.
+
+    Raises:
+        DataError: naming the columns that have none, or one that another has too.
+    """
+    names = frame.columns if header is None else header
+    nameless = [str(place) for place, name in enumerate(names, start=1) if not name.strip()]
+    repeated = [repr(name) for name, count in Counter(names).items() if count > 1 and name.strip()]
+    problems = []
+    if nameless:
+        problems.append(
+            f"{path}: no name for column {', '.join(nameless)} (counting from 1); name it or remove it (pandas writes row "
+            "numbers so unless told index=False)"
+        )
+    if repeated:
+        problems.append(f"{path}: more than one column is called {', '.join(repeated)}; rename or remove all but one")
+    if problems:
+        raise DataError(problems)
+    return frame
+
+
 def _check_text(path: Path) -> None:
-    """DataError for an empty file, or one that is not UTF-8: what Excel and old programs write may be neither."""
-    line, empty = 0, True
+    """DataError for what Excel and old programs write: an empty file, one that is not UTF-8, one without line feeds."""
+    line, text, empty = 0, "", True
     with path.open("rb") as file:
         for line, content in enumerate(file, start=1):
-            empty = empty and not content.strip()
             try:
-                content.decode("utf-8")
+                text = content.decode("utf-8")
             except UnicodeDecodeError as error:
                 raise DataError([f"{path}: line {line} is not UTF-8 text; save the file as UTF-8"]) from error
+            empty = empty and not text.strip().strip("\ufeff")
     if empty:
         raise DataError([f"{path}: the file is empty"])
+    if line == 1 and "\r" in text.strip():
+        raise DataError(
+            [
+                f"{path}: the lines end with a carriage return alone, as old Mac programs write them; save the file with "
+                "line feeds (LF or CRLF)"
+            ]
+        )
 
 
 def _why_no_parquet(path: Path) -> str:
@@ -93,7 +128,7 @@ def _why_no_csv(path: Path) -> str:
 
 def _why_no_jsonl(path: Path) -> str:
     kinds: dict[str, tuple[type, int]] = {}
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig") as file:
         for line, content in enumerate(file, start=1):
             if not content.strip():
                 continue

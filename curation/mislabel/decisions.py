@@ -136,7 +136,10 @@ def decide(
     decision[band] = "review"
     acted = decision != "keep"
     notes = np.full(len(labels), "", dtype=object)
-    notes[unsure] = f"; too unsure to {rule.action} without a look (needs {rule.confidence:.2f})"
+    if rule.action == "review":  # a person looks at it anyway
+        notes[unsure] = f"; the suggestion is unsure (below {rule.confidence:.2f})"
+    else:
+        notes[unsure] = f"; too unsure to {rule.action} without a look (needs {rule.confidence:.2f})"
     notes[band] = "; just below the cut"
 
     names = [str(label) for label in classes]

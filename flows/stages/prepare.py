@@ -59,6 +59,8 @@ def load(arguments: Arguments, folder: Path, progress: Progress) -> Output:
                 f"index.path: the index at {index} belongs to one trained model: name it with model.checkpoint or "
                 "model.registered, or leave index.path out"
             )
+        if Path(index).is_file():
+            raise ModelError(f"index.path: {index} is a file; expected the folder of an index")
         problems = verify(index, model, data.ordered_dataloader("train", arguments["index"]["batch_size"]))
         if problems:
             raise ModelError("\n".join(f"index.path: {problem}" for problem in problems))

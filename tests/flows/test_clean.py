@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from flows.config import find_config, load_config
 from flows.files import read_json
 from flows.schema import CleanConfig
 from flows.stages import prepare
+from flows.workspace import DAY
 
 EPOCHS = "4"
 RESULTS = [
@@ -115,10 +118,15 @@ def test_prefect_shows_the_tasks_the_top_decisions_and_a_link(first: dict[str, A
 
 
 def test_a_second_run_finds_nothing_to_do_and_keeps_the_figures(
-    first: dict[str, Any], curate: Callable[..., int], capsys: pytest.CaptureFixture[str]
+    first: dict[str, Any], curate: Callable[..., int], workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    long_ago = time.time() - 40 * DAY
+    for path in (workspace / "stages").rglob("*"):
+        os.utime(path, (long_ago, long_ago))
     assert curate() == 0
     assert "Unchanged" in capsys.readouterr().out
+    assert main(["workspace", "prune", "--workspace", str(workspace)]) == 0
+    assert capsys.readouterr().out.startswith("0 stages"), "what an unchanged run is made of is in use"
     again = json.loads(Path(first["files"]["report"]).with_name("summary.json").read_text())
     assert again.pop("status") == "unchanged" and again.pop("checked")["seconds"] > 0
     assert again == {key: value for key, value in first.items() if key != "status"}
@@ -176,6 +184,8 @@ def test_a_loaded_model_and_index_must_be_of_these_data(first: dict[str, Any], w
     ) as error:
         load(trained[True], **{"index.damping": 2, "index.bits": 32})
     assert "index.bits: " in str(error.value)
+    with pytest.raises(ModelError, match=r"index.path: .*manifest.json is a file; expected the folder of an index"):
+        load(trained[True], **{"index.path": str(index / "manifest.json")})
     with pytest.raises(ModelError, match=r"index.path: .* was made from another model"):
         load(trained[False])
     with pytest.raises(ModelError, match=r"index.path: .*the data or its order changed"):

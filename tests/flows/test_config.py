@@ -90,6 +90,19 @@ def test_a_file_that_is_no_configuration(tmp_path: Path, text: str, said: str) -
     assert said in problem and str(tmp_path) in problem
 
 
+def test_numbers_that_are_not_finite_are_refused_by_their_key(tmp_path: Path) -> None:
+    file = written(tmp_path, "data: {class_path: Digits, init_args: {noise: {rates: [0.1, .nan]}}}")
+    options = ["--index.damping", ".inf", "--signals.damping", ".inf", "--decide.threshold", ".nan"]
+    overrides, _ = read_overrides([*options, "--decide.budget", ".inf"], CleanConfig)
+    assert problems_of(file, overrides) == [
+        f"{file}: data.init_args: noise.rates.1 should be a finite number, got nan",
+        "--index.damping: input should be a finite number, got inf",
+        "--signals.damping: input should be a finite number, got inf",
+        "--decide.budget: input should be a finite number, got inf",
+        "--decide.threshold: input should be a finite number, got nan",
+    ]
+
+
 def test_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:
     file = written(tmp_path, "data: {class_path: Digits}\nmodel: {init_args: {lr: 1e-3}}")
     assert load_config(CleanConfig, file).model.init_args == {"lr": 1e-3}

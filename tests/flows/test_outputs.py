@@ -14,7 +14,7 @@ def finished_run(path: Path, digest: str = "d1", code: str = "c1") -> RunFolder:
     assert folder.take() is None
     folder.begin({"name": "digits", "started": "today", "mlflow_run_id": "m1"})
     write_json(path / SUMMARY, {"n_flagged": 3})
-    folder.end(code, [SUMMARY], {"uri": "sqlite://"})
+    folder.end(code, [SUMMARY], {"uri": "sqlite://"}, ["stages/train-0123456789abcdef"])
     return folder
 
 
@@ -29,6 +29,7 @@ def test_a_finished_run_is_recognised_only_by_the_same_code(tmp_path: Path) -> N
     assert told(again) == ({"n_flagged": 3}, [])
     assert told(again, "c2") == (None, [])
     assert again.mlflow_run_id == "m1" and again.recorded == {"uri": "sqlite://"}
+    assert again.stages == ["stages/train-0123456789abcdef"]
 
 
 def test_a_result_that_is_gone_or_changed_makes_the_run_unfinished(tmp_path: Path) -> None:

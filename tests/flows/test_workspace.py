@@ -46,6 +46,13 @@ def test_only_what_no_run_has_used_for_long_is_deleted(stages: Path, capsys: pyt
     assert prune(stages, "--keep-days", "0") == 0 and names(stages) == {ODD}
 
 
+def test_a_use_of_the_stage_itself_is_noted_and_one_that_is_gone_is_not_made(stages: Path) -> None:
+    workspace.note_use(stages / OLD)
+    workspace.note_use(stages / "score-0123456789abcdef")
+    assert prune(stages) == 0
+    assert names(stages) == {OLD, NEW, ODD}
+
+
 def test_nothing_is_deleted_while_a_run_is_at_work(stages: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with workspace.hold(stages.parent), workspace.hold(stages.parent):  # two runs may work at once
         assert prune(stages, "--keep-days", "0") == 2

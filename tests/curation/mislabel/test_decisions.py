@@ -100,6 +100,11 @@ def test_unsure_suggestions_go_to_review() -> None:
     assert made(sure)["decision"].to_list()[::2] == ["drop", "drop", "review"]
 
 
+def test_a_row_that_is_reviewed_anyway_is_not_too_unsure_to_review() -> None:
+    reason = made(DecisionRule(action="review", budget=3, min_confidence=0.5))["reason"][2]
+    assert reason.endswith("says cat at 0.45; the suggestion is unsure (below 0.50)")
+
+
 def test_ties_are_broken_by_the_probability_of_the_label_then_by_position() -> None:
     scores = np.array([0.5, 0.5, 0.5, 0.5, 0.5, 0.4])
     decisions = made(DecisionRule(budget=2), scores=scores)["decision"].to_list()
