@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +86,8 @@ def _stacked(column: pl.Series, leaf: pl.DataType, names: Sequence[object], wher
         return NOTHING, [f"{where}: no image in {name_rows_where(names, missing)}"]
     first = _shape(column[0])
     if first is not None:
-        try:
+        with suppress(pl.exceptions.PolarsError):  # some rows differ: which ones, polars does not say
             return column.cast(pl.Array(leaf, first)).to_numpy(), []
-        except pl.exceptions.PolarsError:
-            pass  # Some rows differ; polars does not say which.
     shapes = [_shape(cell) for cell in column]
     other = [names[row] for row, shape in enumerate(shapes) if shape is None or shape != first]
     expected = "one rectangular shape" if first is None else f"the shape of the first, {list(first)}"

@@ -56,7 +56,6 @@ def test_killed_while_the_curvature_is_replaced(failing: int, tmp_path: Path, mo
 
     with monkeypatch.context() as patched:
         patched.setattr(Manifest, "write", write)
-        LoRIF(network(), Classification(), curvature_rank=2, damping_rule="trace")
         with pytest.raises(KeyboardInterrupt):
             for rank in (2, 3):
                 fitted(tmp_path, curvature_rank=rank, damping_rule="trace")
