@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -65,8 +66,8 @@ class CurvatureOptions:
         found = []
         if not isinstance(self.curvature_rank, int) or self.curvature_rank < 0:
             found.append(f"curvature_rank: expected an integer >= 0, got {self.curvature_rank!r}")
-        if not isinstance(self.damping, int | float) or not self.damping > 0:
-            found.append(f"damping: expected a number > 0, got {self.damping!r}")
+        if not isinstance(self.damping, int | float) or not 0 < self.damping < math.inf:
+            found.append(f"damping: expected a finite number > 0, got {self.damping!r}")
         if self.damping_rule not in get_args(DampingRule):
             found.append(f"damping_rule: expected one of {get_args(DampingRule)}, got {self.damping_rule!r}")
         return found

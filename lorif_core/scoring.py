@@ -57,7 +57,7 @@ def stream_scores(
 
 
 def block_scores(queries: Tensor, block: Block, device: torch.device) -> Tensor:
-    """<Q_q, U_i V_i^T> [Q, n] of one layer's preconditioned queries [Q, d1, d2] and one block."""
+    """<Q_q, U_i V_i^T> [Q, n] of one layer's queries [Q, d1, d2] and one block."""
     if len(queries) > FEW_QUERIES:
         return queries.flatten(1) @ block.dense(device, queries.dtype).T  # [Q, D] @ [D, n] -> [Q, n]
     left, right = (
