@@ -94,7 +94,7 @@ def closing_table(summary: Mapping[str, Any], console: Console) -> None:
         )
     else:
         reused = len(summary["reused"])
-        note = f", {reused} stages reused" if reused else ""
+        note = f", {reused} stage{'s' if reused > 1 else ''} reused" if reused else ""
         console.print(f"[bold]Done[/] in {summary['seconds']['total']:.1f} s{note}.", highlight=False)
     for title, text in _lines(summary):
         console.print(f"[bold]{title:<24}[/]{escape(text)}", highlight=False, soft_wrap=True)
