@@ -82,6 +82,7 @@ def info(options: argparse.Namespace, tokens: list[str]) -> int:
     """Describe an index."""
     _no_more(tokens)
     from lorif_core import StoreError
+    from lorif_core.codecs import row_bytes
     from lorif_core.manifest import read_manifest
 
     try:
@@ -92,7 +93,7 @@ def info(options: argparse.Namespace, tokens: list[str]) -> int:
         "path": str(Path(options.path).resolve()),
         "complete": manifest.complete,
         "rows": manifest.examples,
-        "bytes_per_row": manifest.bytes_per_example,
+        "bytes_per_row": row_bytes(manifest.layers, manifest.bits),
         "shards": len(manifest.shards),
         "layers": [
             f"{layer.name} ({layer.kind}, {layer.d1} x {layer.d2}, rank {layer.rank})" for layer in manifest.layers

@@ -114,7 +114,10 @@ class IndexSection(Section):
     damping_rule: Literal["mean_norm", "trace", "paper", "absolute"] = Field(
         default="mean_norm", description="What damping multiplies: mean_norm is a layer's mean squared gradient norm."
     )
-    bits: Literal[32, 16] = Field(default=16, description="Bits of a stored number.")
+    storage: Literal["factors", "dense"] = Field(
+        default="factors", description="What is stored of a row's gradient in a layer: rank-c factors, or all of it."
+    )
+    bits: Literal[32, 16, 8, 4, 2, 1] = Field(default=16, description="Bits of a stored number.")
     layers: list[str] | None = Field(
         default=None, description="Names or globs of the layers to index; empty: all supported ones."
     )

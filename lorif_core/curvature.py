@@ -2,9 +2,9 @@
 
 Axes: N training examples, D = d1 d2 a layer's flattened gradient, r curvature rank, p oversampling.
 
-H = V_r S_r^2 V_r^T + lambda I over the stored rank-c reconstructions G [N, D] (papers/lorif.md 5 and 6; what is made of it:
+H = V_r S_r^2 V_r^T + lambda I over the gradients G [N, D] as stored (papers/lorif.md 5 and 6; what is made of it:
 `lorif_core.inverse`). Three routes to V and S, chosen by size: the eigenvectors of G^T G where D is small, of G G^T (from
-factor inner products, V never formed) where N is, a randomized SVD otherwise.
+inner products, V never formed) where N is, a randomized SVD otherwise.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lorif_core.blocks import Block
 from lorif_core.inverse import DualInverse, LayerInverse, PrimalInverse
 from lorif_core.manifest import LayerEntry
 from lorif_core.options import CurvatureOptions
-from lorif_core.store import Block, FactorStore
+from lorif_core.store import FactorStore
 
 log = logging.getLogger(__name__)
 
@@ -58,12 +59,8 @@ class _Stream:
         return product
 
     def trace(self) -> float:
-        """The sum of squared gradient norms (trace of G^T G), from the factors' Gram matrices in float64."""
-        total = 0.0
-        for block in self.blocks():
-            left, right = block.left.double(), block.right.double()
-            total += float(((left.mT @ left) * (right.mT @ right)).sum())  # [n, c, c]
-        return total
+        """The sum of squared gradient norms (trace of G^T G), in float64."""
+        return sum(float(block.squared_norms().sum()) for block in self.blocks())
 
 
 def fit_curvature(
@@ -137,13 +134,13 @@ def _dual(stream: _Stream, examples: int, count: int, rank: int, seed: int) -> t
     M and C have `rank` columns, S^2 all of `count`.
     """
     kernel = torch.zeros(examples, examples, dtype=torch.float64, device=stream.device)
-    blocks = [(b.start, b.left.to(stream.device).double(), b.right.to(stream.device).double()) for b in stream.blocks()]
-    for start, left, right in blocks:
-        for other, left2, right2 in blocks:
-            if other >= start:
-                part = _inner_products(left, right, left2, right2)
-                kernel[start : start + len(left), other : other + len(left2)] = part
-                kernel[other : other + len(left2), start : start + len(left)] = part.T
+    for one in stream.blocks():
+        rows, double = slice(one.start, one.start + len(one)), one.to(stream.device, torch.float64)
+        for other in stream.blocks():  # streamed again, so that two blocks are all that is held
+            if other.start >= one.start:
+                columns = slice(other.start, other.start + len(other))
+                part = double.inner_products(other.to(stream.device, torch.float64))  # [n, m]
+                kernel[rows, columns], kernel[columns, rows] = part, part.T
     weights, values = top_eigenvectors(kernel, count, seed)
     kept = values > values[0] * examples * torch.finfo(torch.float64).eps
     spanned = rank >= int(kept.sum()) and (rank < count or count == examples)  # the first one left out is zero
@@ -154,15 +151,6 @@ def _dual(stream: _Stream, examples: int, count: int, rank: int, seed: int) -> t
         outside = (kernel.diagonal() - coordinates.square().sum(1)).clamp_min(0)
     dtype = torch.float64 if examples <= EXACT_SIDE else torch.float32
     return weights.to(dtype), coordinates.to(dtype), values.to(dtype), outside.to(dtype)
-
-
-def _inner_products(left: Tensor, right: Tensor, left2: Tensor, right2: Tensor) -> Tensor:
-    """<U V^T, U' V'^T> [n, m] = sum over all c x c terms of (U^T U') (V^T V')."""
-    total = torch.zeros(len(left), len(left2), dtype=left.dtype, device=left.device)
-    for i in range(left.shape[2]):
-        for j in range(left2.shape[2]):
-            total += (left[:, :, i] @ left2[:, :, j].T) * (right[:, :, i] @ right2[:, :, j].T)
-    return total
 
 
 def top_eigenvectors(gram: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:

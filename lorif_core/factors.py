@@ -2,10 +2,10 @@
 
 Axes: B examples, T positions, d1 / d2 projected sides, c factor rank.
 
-Exact where it can be (one position: the two vectors themselves; c as large as a side: the matrix and the identity),
-otherwise a block power iteration of every example at once (papers/lorif.md 3.3), on X and dY without ever forming G when
-T < min(d1, d2), on its nonzero rows where X are ids. The singular values sit in U, the columns of V are orthonormal. The
-start is the same for every example, so the factors do not depend on the batch an example comes in.
+Exact where it can be (one position: the two vectors themselves), otherwise a block power iteration of every example at once
+(papers/lorif.md 3.3), on X and dY without ever forming G when T < min(d1, d2), on its nonzero rows where X are ids. The
+singular values sit in U, the columns of V are orthonormal. The start is the same for every example, so the factors do not
+depend on the batch an example comes in.
 """
 
 from __future__ import annotations
@@ -27,18 +27,22 @@ DEPENDENT = 1e-5
 """A column whose part outside the earlier ones is smaller than this share of it is rounding noise in float32."""
 
 
-def factorise(gradients: dict[str, LayerGradient], ranks: dict[str, int], seed: int) -> dict[str, Factors]:
+def factorise(gradients: dict[str, LayerGradient], ranks: dict[str, int], seed: int) -> dict[str, Factors | Tensor]:
     """Factors of every layer of one batch; layers of equal shape are iterated together.
 
     Args:
         gradients: per layer, the pair (X P_in [B, T, d1], dY P_out [B, T, d2]), the nonzero rows, or the matrix [B, d1, d2].
-        ranks: c of each layer, at most min(d1, d2).
+        ranks: c of each layer, below min(d1, d2) or 1; 0 where the gradient itself [B, d1, d2] is wanted.
         seed: of the iteration's start.
     """
     found: dict[str, Factors] = {}
+    whole: dict[str, Factors | Tensor] = {}
     waiting: dict[tuple[int, int, int], dict[str, Tensor]] = {}
     for name, gradient in gradients.items():
         rank = ranks[name]
+        if rank == 0:
+            whole[name] = dense(gradient)
+            continue
         if isinstance(gradient, tuple):
             x, dy = gradient
             positions, smallest = x.shape[1], min(x.shape[2], dy.shape[2])
@@ -50,16 +54,13 @@ def factorise(gradients: dict[str, LayerGradient], ranks: dict[str, int], seed: 
                 continue
         few = isinstance(gradient, Rows) and rank <= gradient.values.shape[1] < gradient.width
         matrix = gradient.values if isinstance(gradient, Rows) and few else dense(gradient)
-        if rank == min(matrix.shape[1:]):
-            found[name] = _whole(matrix)
-        else:
-            waiting.setdefault((matrix.shape[1], matrix.shape[2], rank), {})[name] = matrix
+        waiting.setdefault((matrix.shape[1], matrix.shape[2], rank), {})[name] = matrix
     for (_, _, rank), group in waiting.items():
         stacked = torch.cat(list(group.values()))  # [B x layers, d1, d2]
         left, right = _dominant(stacked, seed) if rank == 1 else _iterate(_explicit(stacked), stacked, rank, seed)
         size = len(stacked) // len(group)
         found |= {name: (u, v) for name, u, v in zip(group, left.split(size), right.split(size), strict=True)}
-    return {name: _spread(gradient, found[name]) for name, gradient in gradients.items()}
+    return whole | {name: _spread(gradients[name], factors) for name, factors in found.items()}
 
 
 def _spread(gradient: LayerGradient, factors: Factors) -> Factors:
@@ -141,14 +142,6 @@ def _iterate(products: tuple[Multiply, Multiply], like: Tensor, rank: int, seed:
         left = orthonormal(forward(right))  # [B, d1, d2] @ [B, d2, c] -> [B, d1, c]
         right = orthonormal(backward(left))  # [B, d2, d1] @ [B, d1, c] -> [B, d2, c]
     return forward(right), right
-
-
-def _whole(matrix: Tensor) -> Factors:
-    """The matrix and an identity: exact, at c = the smaller side."""
-    count, d1, d2 = matrix.shape
-    if d1 <= d2:
-        return torch.eye(d1, device=matrix.device).expand(count, d1, d1), matrix.mT
-    return matrix, torch.eye(d2, device=matrix.device).expand(count, d2, d2)
 
 
 def orthonormal(block: Tensor) -> Tensor:

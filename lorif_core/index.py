@@ -18,11 +18,13 @@ from torch import Tensor, nn
 
 from lorif_core import projections as kinds
 from lorif_core.atomic import single_writer, write_tensors
+from lorif_core.blocks import Stored
 from lorif_core.capture import frozen
+from lorif_core.codecs import row_bytes
 from lorif_core.coverage import cover
 from lorif_core.digests import ExampleDigest, model_fingerprint
 from lorif_core.errors import StoreError
-from lorif_core.factors import Factors, factorise
+from lorif_core.factors import factorise
 from lorif_core.gradients import PROJECTION, GradientPlan, device_of, read_plan
 from lorif_core.layers import Layer, PositionRule
 from lorif_core.loaders import check_loader, examples_of
@@ -80,7 +82,7 @@ class Build:
             options=_plain(options),
             objective=describe(self.objective),
             model=model_fingerprint(self.model),
-            layers=[_entry(layer, plan.projections, options.factor_rank, seen) for layer in plan.layers],
+            layers=[_entry(layer, plan.projections, options, seen) for layer in plan.layers],
             left_out=seen.coverage.left_out,
             coverage=seen.coverage.share,
             projection=plan.projections.digest(),
@@ -132,7 +134,7 @@ class Build:
 
     def _write_shards(self, manifest: Manifest, plan: GradientPlan) -> Manifest:
         ranks = {layer.name: layer.rank for layer in manifest.layers}
-        writer = StoreWriter(self.path, manifest, shard_rows(manifest.bytes_per_example))
+        writer = StoreWriter(self.path, manifest, shard_rows(row_bytes(manifest.layers, manifest.bits)))
         total = len(self.ids) if self.ids is not None else examples_of(self.loader)
         digest, row = ExampleDigest(), 0
         with plan.open(self.model) as gradients:
@@ -140,9 +142,9 @@ class Build:
                 done = check_rows(self.path, manifest, batch, row, digest)
                 if done < batch_rows(batch):
                     losses, found = gradients(self.objective.loss, batch)
-                    factors = factorise(found, ranks, self.options.seed)
-                    self._check_finite(losses, factors, row)
-                    writer.append(factors, losses, batch, done)
+                    stored = factorise(found, ranks, self.options.seed)
+                    self._check_finite(losses, stored, row)
+                    writer.append(stored, losses, batch, done)
                 row += batch_rows(batch)
                 self.progress("index", row, total)
         if row < manifest.examples:
@@ -161,13 +163,16 @@ class Build:
             raise StoreError(f"{self.path} was indexed under other ids: use another folder, or pass the same ids")
         return manifest
 
-    def _check_finite(self, losses: Tensor, factors: dict[str, Factors], row: int) -> None:
-        """Nothing, when every loss and factor of the batch starting at `row` is finite.
+    def _check_finite(self, losses: Tensor, stored: dict[str, Stored], row: int) -> None:
+        """Nothing, when every loss and gradient of the batch starting at `row` is finite.
 
         Raises:
             ValueError: naming rows and layers.
         """
-        sums = {name: u.sum((1, 2)) + v.sum((1, 2)) for name, (u, v) in factors.items()}
+        sums = {
+            name: x.sum((1, 2)) if isinstance(x, Tensor) else x[0].sum((1, 2)) + x[1].sum((1, 2))
+            for name, x in stored.items()
+        }
         finite = torch.isfinite(torch.stack([losses.float(), *sums.values()])).all(0)  # [B]
         if bool(finite.all()):
             return
@@ -180,11 +185,14 @@ class Build:
         )
 
 
-def _entry(layer: Layer, projections: Projections, factor_rank: int, seen: Probe) -> LayerEntry:
+def _entry(layer: Layer, projections: Projections, options: IndexOptions, seen: Probe) -> LayerEntry:
     d1, d2 = projections.size(layer)
-    # one vector an example has rank one: more would store zeros
-    most = 1 if isinstance(layer.rule, PositionRule) and layer.name in seen.single else factor_rank
-    return LayerEntry(layer.name, type(layer.module).__name__, layer.rows, layer.columns, d1, d2, min(most, d1, d2))
+    vectors = isinstance(layer.rule, PositionRule) and layer.name in seen.single
+    # one vector an example has rank one: one pair of factors is the gradient itself, more would store zeros
+    rank = 1 if vectors else options.factor_rank if options.storage == "factors" else min(d1, d2)
+    if rank * (d1 + d2) >= d1 * d2:
+        rank = 0
+    return LayerEntry(layer.name, type(layer.module).__name__, layer.rows, layer.columns, d1, d2, rank)
 
 
 def _plain(options: IndexOptions) -> dict[str, Any]:

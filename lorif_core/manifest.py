@@ -14,13 +14,13 @@ from lorif_core.atomic import json_digest, write_bytes
 from lorif_core.errors import StoreError
 
 FORMAT = "lorif-factors"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
 class LayerEntry:
-    """One stored layer: sides of its gradient, projected sides, and the rank of its factors."""
+    """One stored layer: sides of its gradient, projected sides, and the rank of its factors (0: the gradient itself)."""
 
     name: str
     kind: str
@@ -32,8 +32,8 @@ class LayerEntry:
 
     @property
     def numbers(self) -> int:
-        """Stored numbers an example: c (d1 + d2)."""
-        return self.rank * (self.d1 + self.d2)
+        """Stored numbers an example: c (d1 + d2), or D where the gradient itself is stored."""
+        return self.rank * (self.d1 + self.d2) or self.size
 
     @property
     def size(self) -> int:
@@ -80,14 +80,9 @@ class Manifest:
         return sum(shard.rows for shard in self.shards)
 
     @property
-    def dtype(self) -> str:
-        """What factors are stored as."""
-        return {16: "bfloat16", 32: "float32"}[int(self.options["bits"])]
-
-    @property
-    def bytes_per_example(self) -> int:
-        """Bytes of the factors of one example."""
-        return sum(layer.numbers for layer in self.layers) * int(self.options["bits"]) // 8
+    def bits(self) -> int:
+        """Of a stored number."""
+        return int(self.options["bits"])
 
     def data_digest(self) -> str:
         """Digest of the indexed examples, in order."""

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 Projection = Literal["identity", "rademacher", "pca"]
+Storage = Literal["factors", "dense"]
+Bits = Literal[32, 16, 8, 4, 2, 1]
 DampingRule = Literal["mean_norm", "trace", "paper", "absolute"]
 
 
@@ -21,10 +23,11 @@ class IndexOptions:
     """f: a side n becomes max(1, n // f), sides of at most 16 stay whole. No effect with `identity`."""
     factor_rank: int = 1
     """c: rank of one example's stored layer gradient; more than a layer has means all of it."""
-    storage: Literal["factors"] = "factors"
-    """factors: rank-c factors U [d1, c], V [d2, c] of the projected gradient."""
-    bits: Literal[16, 32] = 16
-    """Bits of a stored number: 16 = bfloat16, 32 = float32."""
+    storage: Storage = "factors"
+    """factors: rank-c factors U [d1, c], V [d2, c] of the projected gradient, the gradient itself where that is no larger;
+    dense: the gradient itself [d1, d2], exact factors where they are smaller (one vector an example)."""
+    bits: Bits = 16
+    """Bits of a stored number: 32 = float32, 16 = bfloat16, 8, 4, 2 or 1 = codes with a scale an example and factor."""
     layers: tuple[str, ...] | None = None
     """Names or globs of the layers to attribute; None = all supported."""
     seed: int = 0
@@ -37,10 +40,10 @@ class IndexOptions:
         found = []
         if self.projection not in get_args(Projection):
             found.append(f"projection: expected one of {get_args(Projection)}, got {self.projection!r}")
-        if self.storage != "factors":
-            found.append(f"storage: expected 'factors', got {self.storage!r}")
-        if self.bits not in (16, 32):
-            found.append(f"bits: expected 16 or 32, got {self.bits!r}")
+        if self.storage not in get_args(Storage):
+            found.append(f"storage: expected one of {get_args(Storage)}, got {self.storage!r}")
+        if self.bits not in get_args(Bits):
+            found.append(f"bits: expected one of {get_args(Bits)}, got {self.bits!r}")
         for name, least in (("projection_factor", 1), ("factor_rank", 1)):
             if not isinstance(value := getattr(self, name), int) or value < least:
                 found.append(f"{name}: expected an integer >= {least}, got {value!r}")

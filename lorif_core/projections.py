@@ -6,7 +6,8 @@ Axes: a / b input and output side of a layer, d1 / d2 their projected sizes, f t
 - rademacher: random signs / sqrt(d), unbiased for dot products; drawn from Philox bits keyed by seed, layer name and
   side, so every device and machine has the same and nothing need be stored. Ids get one signed column each.
 - pca: the top eigenvectors of the uncentred second moments of the layer's inputs and of its output gradients (LoGRA's
-  `pca`, papers/lorif.md 11), one pass over a sample of the examples. Of ids these are the commonest ones.
+  `pca`, papers/lorif.md 11), one pass over a sample of the examples, turned at random within the space they span: no dot
+  product changes, and the numbers of a gradient are of one size, as codes of few bits need. Of ids the commonest ones.
 """
 
 from __future__ import annotations
@@ -131,6 +132,12 @@ def random_normal(name: str, rows: int, columns: int, seed: int) -> Tensor:
     return (torch.erfinv(2 * uniform - 1) * 2**0.5).float().reshape(rows, columns)
 
 
+def rotation(name: str, size: int) -> Tensor:
+    """An orthogonal matrix [size, size], float32, the same for one name on every machine up to rounding."""
+    turned: Tensor = torch.linalg.qr(random_normal(name, size, size, 0).double())[0].float()
+    return turned
+
+
 def _random_words(name: str, count: int, seed: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
     """Raw 64-bit words of Philox keyed by (seed, name): unlike numpy's distributions, fixed across its versions."""
     key = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:16], "little")
@@ -182,7 +189,9 @@ def pca(
 
     def side(name: str, size: int) -> Tensor | None:
         d = projected_size(size, factor)
-        return None if d == size else top_eigenvectors(moments.sums[name], d)
+        return (
+            None if d == size else (top_eigenvectors(moments.sums[name], d) @ rotation(name, d).to(device)).contiguous()
+        )
 
     def inputs(layer: Layer) -> Tensor | Lookup | None:
         name, d = f"in.{layer.name}", projected_size(layer.rows, factor)

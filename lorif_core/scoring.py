@@ -2,8 +2,8 @@
 
 Axes: Q queries, N training examples, n rows of a block, D = d1 d2 a layer's flattened gradient, k best kept.
 
-score(q, i) = sum over layers <H^-1 g_q, U_i V_i^T>, the query's gradient whole, never factored. A layer with N >= D has
-its query preconditioned beforehand; one with N < D has the plain dot products <g_q, U_i V_i^T> of all rows, few as they
+score(q, i) = sum over layers <H^-1 g_q, G_i>, G_i as stored, the query's gradient whole, never factored. A layer with N >= D has
+its query preconditioned beforehand; one with N < D has the plain dot products <g_q, G_i> of all rows, few as they
 are, turned into scores (`lorif_core.inverse`).
 POSITIVE = proponent: training on i lowers q's measure; removing it raises it.
 """
@@ -18,12 +18,10 @@ from torch import Tensor
 
 from lorif_core.inverse import DualInverse, LayerInverse
 from lorif_core.manifest import LayerEntry
-from lorif_core.store import Block, FactorStore
+from lorif_core.store import FactorStore
 
 BLOCK_NUMBERS = 2**23
 """Floats of the largest temporary: 32 MB."""
-FEW_QUERIES = 8
-"""Up to here the query is contracted with both factors in turn; above, a block is made dense once for all queries."""
 
 Queries = dict[str, Tensor]
 """Per layer, query gradients [Q, d1, d2], float32; preconditioned for a `PrimalInverse`."""
@@ -50,22 +48,10 @@ def stream_scores(
     count = len(next(iter(queries.values())))
     rows = max(1, BLOCK_NUMBERS // max(*(layer.size for layer in layers), count))
     for blocks in zip(*(store.blocks(layer.name, rows) for layer in layers), strict=True):
-        total = torch.zeros(count, len(blocks[0].left), device=device, dtype=dtype)
+        total = torch.zeros(count, len(blocks[0]), device=device, dtype=dtype)
         for layer, block in zip(layers, blocks, strict=True):
-            total += block_scores(queries[layer.name].to(dtype), block, device)
+            total += block.products(queries[layer.name].to(device, dtype))
         yield blocks[0].start, total
-
-
-def block_scores(queries: Tensor, block: Block, device: torch.device) -> Tensor:
-    """<Q_q, U_i V_i^T> [Q, n] of one layer's queries [Q, d1, d2] and one block."""
-    if len(queries) > FEW_QUERIES:
-        return queries.flatten(1) @ block.dense(device, queries.dtype).T  # [Q, D] @ [D, n] -> [Q, n]
-    left, right = (
-        block.left.to(device, queries.dtype),
-        block.right.to(device, queries.dtype).mT,
-    )  # [n, d1, c], [n, c, d2]
-    rows = left.mT.reshape(-1, left.shape[1])  # [n c, d1]
-    return torch.stack([((rows @ query).view_as(right) * right).sum((1, 2)) for query in queries])
 
 
 def all_scores(

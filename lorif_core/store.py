@@ -3,7 +3,8 @@
 Axes: N training examples, n rows of a shard, d1 / d2 projected sides of a layer, c its factor rank.
 
     manifest.json                what was indexed, how, digests of everything
-    shards/00000.safetensors     left.<layer> [n, d1, c], right.<layer> [n, d2, c], loss [n]
+    shards/00000.safetensors     left.<layer> [n, d1, c], right.<layer> [n, d2, c] (gradient.<layer> [n, d1, d2] where the
+                                 layer's rank is 0; codes.<layer> and scale.<layer> below 16 bits), loss [n]
     projection.safetensors       pca only
     ids.safetensors              where the user names the rows
     curvature.safetensors        per layer, the tensors of its inverse (lorif_core.inverse)
@@ -15,8 +16,8 @@ moment, the next `fit` finds the listed shards, drops the rest, and goes on to a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -24,29 +25,16 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from lorif_core.atomic import file_digest, write_tensors
+from lorif_core.blocks import Block, Stored
+from lorif_core.codecs import decode, encode, row_bytes
 from lorif_core.digests import ExampleDigest, model_fingerprint
 from lorif_core.errors import StoreError
-from lorif_core.factors import Factors
 from lorif_core.manifest import Manifest, ShardEntry, read_manifest
 from lorif_core.objectives import Batch, batch_rows
 
 SHARD_BYTES = 64 * 2**20
 SHARDS = "shards"
 Ids = list[str] | list[int]
-
-
-@dataclass(frozen=True)
-class Block:
-    """Some consecutive rows of one layer: left [n, d1, c], right [n, d2, c] as stored, first row `start` of the index."""
-
-    start: int
-    left: Tensor
-    right: Tensor
-
-    def dense(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Flattened gradients [n, D] (row-major vec of U V^T)."""
-        left, right = self.left.to(device, dtype), self.right.to(device, dtype)
-        return (left @ right.mT).flatten(1)  # [n, d1, c] @ [n, c, d2] -> [n, D]
 
 
 class FactorStore:
@@ -82,14 +70,24 @@ class FactorStore:
         """N."""
         return self.manifest.examples
 
+    @property
+    def bytes_per_example(self) -> int:
+        """Bytes of one example's gradients and loss."""
+        return row_bytes(self.manifest.layers, self.manifest.bits)
+
     def blocks(self, layer: str, rows: int) -> Iterator[Block]:
-        """The layer's factors in index order, at most `rows` at a time."""
+        """The layer's rows in index order, at most `rows` at a time, decoded."""
+        entry = next(x for x in self.manifest.layers if x.name == layer)
         for shard in self.manifest.shards:
             with safe_open(self.path / shard.file, framework="pt") as file:
-                left, right = file.get_slice(f"left.{layer}"), file.get_slice(f"right.{layer}")
                 for start in range(0, shard.rows, rows):
-                    stop = min(start + rows, shard.rows)
-                    yield Block(shard.start + start, left[start:stop], right[start:stop])
+                    part = slice(start, min(start + rows, shard.rows))
+
+                    def read(name: str, part: slice = part, file: Any = file) -> Tensor:
+                        tensor: Tensor = file.get_slice(f"{name}.{layer}")[part]
+                        return tensor
+
+                    yield decode(entry, shard.start + start, read, self.manifest.bits)
 
     def losses(self) -> Tensor:
         """Training loss of every example when it was indexed [N], float32."""
@@ -114,7 +112,6 @@ class StoreWriter:
         """Continue the store of `manifest` at `path`."""
         self.path, self.manifest, self.shard_rows = path, manifest, shard_rows
         (path / SHARDS).mkdir(parents=True, exist_ok=True)
-        self._dtype = getattr(torch, manifest.dtype)
         self._rows: list[dict[str, Tensor]] = []
         self._pending = 0
         self._digest = ExampleDigest()
@@ -124,16 +121,18 @@ class StoreWriter:
         """Rows in finished shards."""
         return self.manifest.examples
 
-    def append(self, factors: dict[str, Factors], losses: Tensor, batch: Batch, skip: int) -> None:
+    def append(self, gradients: dict[str, Stored], losses: Tensor, batch: Batch, skip: int) -> None:
         """Add the rows of one batch from `skip` on; writes every shard that becomes full."""
         size = batch_rows(batch)
+        rows = {
+            f"{name}.{layer.name}": tensor
+            for layer in self.manifest.layers
+            for name, tensor in encode(layer, gradients[layer.name], self.manifest.bits).items()
+        }
+        rows["loss"] = losses.to("cpu", torch.float32)
         while skip < size:
             stop = min(size, skip + self.shard_rows - self._pending)
-            rows = {f"left.{name}": u[skip:stop] for name, (u, _) in factors.items()}
-            rows |= {f"right.{name}": v[skip:stop] for name, (_, v) in factors.items()}
-            part = {name: tensor.to("cpu", self._dtype) for name, tensor in rows.items()}
-            part["loss"] = losses[skip:stop].to("cpu", torch.float32)
-            self._rows.append(part)
+            self._rows.append({name: tensor[skip:stop] for name, tensor in rows.items()})
             self._digest.update(batch, skip, stop)
             self._pending += stop - skip
             skip = stop

@@ -41,7 +41,7 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     return Output(
         {
             "rows": manifest.examples,
-            "bytes_per_row": manifest.bytes_per_example,
+            "bytes_per_row": attributor.store.bytes_per_example,
             "coverage": manifest.coverage,
             "left_out": manifest.left_out,
         },

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from safetensors.torch import load
@@ -31,7 +31,16 @@ from lorif_core.index import Build, Progress
 from lorif_core.inverse import DualInverse, LayerInverse, from_tensors, to_tensors
 from lorif_core.manifest import Manifest
 from lorif_core.objectives import BUILT_IN, Batch, Objective, describe
-from lorif_core.options import CurvatureOptions, DampingRule, IndexOptions, Projection, checked, layer_patterns
+from lorif_core.options import (
+    Bits,
+    CurvatureOptions,
+    DampingRule,
+    IndexOptions,
+    Projection,
+    Storage,
+    checked,
+    layer_patterns,
+)
 from lorif_core.scoring import Queries, TopK, all_scores, self_influence, top_k
 from lorif_core.store import FactorStore, Ids
 
@@ -64,8 +73,8 @@ class LoRIF(Attributor):
         curvature_rank: int = 256,
         damping: float = 0.5,
         damping_rule: DampingRule = "mean_norm",
-        storage: Literal["factors"] = "factors",
-        bits: Literal[16, 32] = 16,
+        storage: Storage = "factors",
+        bits: Bits = 16,
         layers: Sequence[str] | str | None = None,
         seed: int = 0,
         strict: bool = True,
@@ -82,8 +91,8 @@ class LoRIF(Attributor):
             curvature_rank: r of the truncated SVD; more than there are means all.
             damping: multiplier of `damping_rule`.
             damping_rule: mean_norm, trace, paper or absolute.
-            storage: factors.
-            bits: 16 (bfloat16) or 32 (float32) a stored number.
+            storage: factors or dense.
+            bits: 32 (float32), 16 (bfloat16), 8, 4, 2 or 1 a stored number.
             layers: names or globs; None = all supported.
             seed: of projections, power iteration and randomized SVD.
             strict: refuse a model with layers that cannot be attributed.

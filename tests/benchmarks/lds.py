@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> list[Row]:
             shards = sum(file.stat().st_size for file in Path(folder, "shards").iterdir())
         figures = {"LDS": found.value, "low": found.low, "high": found.high}
         figures |= {
-            "bytes/example": attributor.store.manifest.bytes_per_example,
+            "bytes/example": attributor.store.bytes_per_example,
             "shard bytes/example": shards / len(train.dataset),
         }
         rows.append(Row(name, figures | {"fit cpu s": fitted - begin, "score cpu s": scored - fitted}))

@@ -64,7 +64,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["index", "build", "--config", "index", "--index.path", "x"], "index.path: names an index that is there"),
         (["index", "query", "--config", "clean_table"], "clean_table.yaml: an index has no use for decide; left out"),
         (["clean", "--config", "clean_digits", "--trian.seed", "3", "--index.bits", "7"], "did you mean train.seed?"),
-        (["clean", "--config", "clean_digits", "--trian.seed", "3", "--index.bits", "7"], "should be 32 or 16, got 7"),
+        (
+            ["clean", "--config", "clean_digits", "--trian.seed", "3", "--index.bits", "7"],
+            "should be 32, 16, 8, 4, 2 or 1, got 7",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line_with_exit_code_2(

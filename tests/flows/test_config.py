@@ -128,7 +128,7 @@ def test_wrong_options_wrong_values_and_wrong_keys_come_at_once(tmp_path: Path) 
     assert "stray" in second
     assert third.endswith("did you mean decide.budget?")
     assert fourth == "--index.damping: expected a value after it"
-    assert fifth == "--index.bits: input should be 32 or 16, got 7"
+    assert fifth == "--index.bits: input should be 32, 16, 8, 4, 2 or 1, got 7"
     assert sixth.endswith("decde: unknown key; did you mean decide?")
     with pytest.raises(ConfigError, match="unknown option; did you mean train.seed"):
         load_config(

@@ -66,8 +66,12 @@ def stored_gradients(path: Path, rows: int = 5) -> Gradients:
     found = {}
     for entry in store.manifest.layers:
         blocks = list(store.blocks(entry.name, rows))
-        assert [b.start for b in blocks] == [sum(len(x.left) for x in blocks[:i]) for i in range(len(blocks))]
-        parts = [b.left.double() @ b.right.double().mT for b in blocks]  # [n, d1, c] @ [n, c, d2] -> [n, d1, d2]
+        assert [b.start for b in blocks] == [sum(len(x) for x in blocks[:i]) for i in range(len(blocks))]
+        parts = [
+            # [n, d1, c] @ [n, c, d2] -> [n, d1, d2]
+            b.left.double() if b.right is None else b.left.double() @ b.right.double().mT
+            for b in blocks
+        ]
         found[entry.name] = torch.cat(parts)
     return found
 

@@ -48,13 +48,14 @@ def test_all_wrong_options_are_reported_at_once() -> None:
             nn.Linear(6, 3),
             Classification(),
             projection="pac",
-            bits=4,
+            bits=3,
+            storage="sparse",
             factor_rank=0,
             damping=float("inf"),
             damping_rule="x",
             curvature_rank=-1,
         )
-    for name in ("projection", "bits", "factor_rank", "damping:", "damping_rule", "curvature_rank"):
+    for name in ("projection", "bits", "storage", "factor_rank", "damping:", "damping_rule", "curvature_rank"):
         assert name in str(error.value)
 
 

@@ -65,7 +65,7 @@ def files(path: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "SHARD_BYTES", 4096)
+    monkeypatch.setattr(store_module, "SHARD_BYTES", 4000)
 
 
 def test_killed_at_random_moments_it_ends_bit_identical(tmp_path: Path) -> None:
@@ -94,9 +94,7 @@ def test_killed_at_random_moments_it_ends_bit_identical(tmp_path: Path) -> None:
 
 
 def test_continues_in_the_middle_of_a_batch(tmp_path: Path, small_shards: None) -> None:
-    rows_a_shard = shard_rows(
-        fitted(tmp_path / "whole", projection="rademacher", bits=32).store.manifest.bytes_per_example
-    )
+    rows_a_shard = shard_rows(fitted(tmp_path / "whole", projection="rademacher", bits=32).store.bytes_per_example)
     assert rows_a_shard % 8  # a shard ends inside a batch
 
     class Stops:
@@ -243,7 +241,7 @@ def test_other_damping_leaves_a_loaded_index_as_it_is(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_nothing_that_passes_for_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "SHARD_BYTES", 4096)
+    monkeypatch.setattr(store_module, "SHARD_BYTES", 4000)
     real, calls = os.fsync, []
 
     def fails(descriptor: int) -> None:

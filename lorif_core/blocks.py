@@ -1,0 +1,74 @@
+"""Consecutive rows of one layer of an index, and the products everything else is made of.
+
+Axes: n rows of the block, m of another, Q queries, d1 / d2 projected sides, c factor rank, D = d1 d2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lorif_core.factors import Factors
+
+FEW_QUERIES = 8
+"""Up to here a query is contracted with both factors in turn; above, a block is made dense once for all queries."""
+
+Stored = Factors | Tensor
+"""What is kept of a layer's gradients: (left [n, d1, c], right [n, d2, c]), or the gradients [n, d1, d2] themselves."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows start, start + 1, ... of one layer: U = `left` [n, d1, c] and V = `right` [n, d2, c] of G = U V^T.
+
+    Where `right` is None, `left` is G [n, d1, d2] itself. Dtypes are those of the store.
+    """
+
+    start: int
+    left: Tensor
+    right: Tensor | None
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return len(self.left)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Block:
+        """The same rows elsewhere, in another precision."""
+        right = None if self.right is None else self.right.to(device, dtype)
+        return Block(self.start, self.left.to(device, dtype), right)
+
+    def dense(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Flattened gradients [n, D] (row-major vec of U V^T)."""
+        block = self.to(device, dtype)
+        if block.right is None:
+            return block.left.flatten(1)
+        return (block.left @ block.right.mT).flatten(1)  # [n, d1, c] @ [n, c, d2] -> [n, D]
+
+    def squared_norms(self) -> Tensor:
+        """|G|^2 of each row [n], float64, from the Gram matrices of the factors."""
+        left = self.left.double()
+        if self.right is None:
+            return left.square().sum((1, 2))
+        right = self.right.double()
+        return ((left.mT @ left) * (right.mT @ right)).sum((1, 2))  # [n, c, c]
+
+    def inner_products(self, other: Block) -> Tensor:
+        """<G, G'> [n, m] with the rows of another block: the sum over all c x c terms of (U^T U') (V^T V')."""
+        if self.right is None or other.right is None:
+            device, dtype = self.left.device, self.left.dtype
+            return self.dense(device, dtype) @ other.dense(device, dtype).T  # [n, D] @ [D, m] -> [n, m]
+        total = self.left.new_zeros(len(self), len(other))
+        for i in range(self.left.shape[2]):
+            for j in range(other.left.shape[2]):
+                total += (self.left[:, :, i] @ other.left[:, :, j].T) * (self.right[:, :, i] @ other.right[:, :, j].T)
+        return total
+
+    def products(self, queries: Tensor) -> Tensor:
+        """<Q_q, G> [Q, n] with queries [Q, d1, d2], in their precision and on their device."""
+        if self.right is None or len(queries) > FEW_QUERIES:
+            return queries.flatten(1) @ self.dense(queries.device, queries.dtype).T  # [Q, D] @ [D, n] -> [Q, n]
+        left, right = self.left.to(queries), self.right.to(queries).mT  # [n, d1, c], [n, c, d2]
+        rows = left.mT.reshape(-1, left.shape[1])  # [n c, d1]
+        return torch.stack([((rows @ query).view_as(right) * right).sum((1, 2)) for query in queries])
