@@ -98,6 +98,7 @@ def info(options: argparse.Namespace, tokens: list[str]) -> int:
         "layers": [
             f"{layer.name} ({layer.kind}, {layer.d1} x {layer.d2}, rank {layer.rank})" for layer in manifest.layers
         ],
+        **({"plan": manifest.plan} if manifest.plan else {}),
         "coverage": manifest.coverage,
         "left_out": manifest.left_out,
         "objective": manifest.objective,

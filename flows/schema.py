@@ -105,7 +105,7 @@ class IndexSection(Section):
     projection: Literal["pca", "rademacher", "identity"] = Field(
         default="pca", description="Two-sided projection of each layer's gradient."
     )
-    projection_factor: int = Field(
+    projection_factor: int | float = Field(
         default=4, ge=1, description="How many times a layer's input and output sides shrink."
     )
     factor_rank: int = Field(default=1, ge=1, description="Rank kept of one row's gradient in one layer.")
@@ -118,12 +118,25 @@ class IndexSection(Section):
         default="factors", description="What is stored of a row's gradient in a layer: rank-c factors, or all of it."
     )
     bits: Literal[32, 16, 8, 4, 2, 1] = Field(default=16, description="Bits of a stored number.")
+    bytes_per_example: int | None = Field(
+        default=None,
+        ge=1,
+        description="Bytes a row may take in the index; projection_factor, factor_rank, storage and bits are then planned.",
+    )
     layers: list[str] | None = Field(
         default=None, description="Names or globs of the layers to index; empty: all supported ones."
     )
     strict: bool = Field(default=True, description="Refuse a model with layers that cannot be indexed.")
     seed: int = Field(default=0, ge=0, description="Seed of random projections.")
     batch_size: int = Field(default=128, ge=1, description="Rows in one forward and backward pass.")
+
+    @model_validator(mode="after")
+    def _planned_or_given(self) -> Self:
+        planned = ("projection_factor", "factor_rank", "storage", "bits")
+        given = [name for name in planned if name in self.model_fields_set]
+        if self.bytes_per_example is not None and given:
+            raise ValueError(f"bytes_per_example plans {', '.join(planned)}: leave {' and '.join(given)} out")
+        return self
 
 
 Signal = Literal[

@@ -31,6 +31,15 @@ REFINEMENTS = 3
 TINY = torch.finfo(torch.float32).tiny
 
 
+def stored_rank(d1: int, d2: int, vectors: bool, storage: str, factor_rank: int) -> int:
+    """C of a layer's stored factors, 0 where the gradient itself [d1, d2] is stored: asked for, or no larger.
+
+    A gradient of one vector an example (`vectors`) has rank one: a pair of factors is all of it, more would be zeros.
+    """
+    rank = 1 if vectors else factor_rank if storage == "factors" else min(d1, d2)
+    return 0 if rank * (d1 + d2) >= d1 * d2 else rank
+
+
 def row_bytes(layers: Iterable[LayerEntry], bits: int) -> int:
     """Bytes of one example: its gradient in every layer, and its loss in float32."""
     return 4 + sum(_layer_bytes(layer, bits) for layer in layers)

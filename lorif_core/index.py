@@ -26,11 +26,12 @@ from lorif_core.digests import ExampleDigest, model_fingerprint
 from lorif_core.errors import StoreError
 from lorif_core.factors import factorise
 from lorif_core.gradients import PROJECTION, GradientPlan, device_of, read_plan
-from lorif_core.layers import Layer, PositionRule
+from lorif_core.layers import PositionRule
 from lorif_core.loaders import check_loader, examples_of
-from lorif_core.manifest import MANIFEST, LayerEntry, Manifest, read_manifest
+from lorif_core.manifest import MANIFEST, Manifest, read_manifest
 from lorif_core.objectives import Batch, Objective, batch_rows, describe
-from lorif_core.options import IndexOptions, differences
+from lorif_core.options import PLANNED, IndexOptions, differences
+from lorif_core.planning import Shape, entries, plan
 from lorif_core.probe import Probe, probe
 from lorif_core.projections import Projections
 from lorif_core.store import SHARDS, FactorStore, Ids, StoreWriter, check_rows, shard_rows
@@ -74,30 +75,34 @@ class Build:
         options, device = self.options, device_of(self.model)
         coverage = cover(self.model, options.layers, strict=options.strict)
         seen = probe(self.model, self.objective.loss, coverage, self.loader, device, options.strict)
-        plan = GradientPlan(seen.coverage.layers, self._projections(seen), seen.shared, seen.modified)
+        options, reason = _planned(options, seen)
+        gradients = GradientPlan(seen.coverage.layers, self._projections(options, seen), seen.shared, seen.modified)
         files = {}
         if options.projection == "pca":
-            files[PROJECTION], _ = write_tensors(self.path / PROJECTION, plan.projections.tensors())
+            files[PROJECTION], _ = write_tensors(self.path / PROJECTION, gradients.projections.tensors())
         manifest = Manifest(
             options=_plain(options),
             objective=describe(self.objective),
             model=model_fingerprint(self.model),
-            layers=[_entry(layer, plan.projections, options, seen) for layer in plan.layers],
+            layers=entries(shapes_of(seen), options),
             left_out=seen.coverage.left_out,
             coverage=seen.coverage.share,
-            projection=plan.projections.digest(),
+            projection=gradients.projections.digest(),
+            plan=reason,
             shared=seen.shared,
             modified=seen.modified,
             files=files,
         )
         manifest.write(self.path)
-        return manifest, plan
+        return manifest, gradients
 
     def _resume(self) -> tuple[Manifest, GradientPlan]:
         manifest = read_manifest(self.path)
         stored = {**manifest.options, "objective": manifest.objective, "model": manifest.model}
+        planned = PLANNED if self.options.bytes_per_example is not None else ()
         wanted = {
             **_plain(self.options),
+            **{name: stored[name] for name in planned},
             "objective": describe(self.objective),
             "model": model_fingerprint(self.model),
         }
@@ -112,8 +117,8 @@ class Build:
         log.info("continuing at row %d of %s", manifest.examples, self.path)
         return manifest, read_plan(self.path, manifest, self.model)
 
-    def _projections(self, seen: Probe) -> Projections:
-        layers, options = seen.coverage.layers, self.options
+    def _projections(self, options: IndexOptions, seen: Probe) -> Projections:
+        layers = seen.coverage.layers
         if options.projection == "identity":
             return kinds.identity(layers)
         if options.projection == "rademacher":
@@ -185,14 +190,27 @@ class Build:
         )
 
 
-def _entry(layer: Layer, projections: Projections, options: IndexOptions, seen: Probe) -> LayerEntry:
-    d1, d2 = projections.size(layer)
-    vectors = isinstance(layer.rule, PositionRule) and layer.name in seen.single
-    # one vector an example has rank one: one pair of factors is the gradient itself, more would store zeros
-    rank = 1 if vectors else options.factor_rank if options.storage == "factors" else min(d1, d2)
-    if rank * (d1 + d2) >= d1 * d2:
-        rank = 0
-    return LayerEntry(layer.name, type(layer.module).__name__, layer.rows, layer.columns, d1, d2, rank)
+def shapes_of(seen: Probe) -> list[Shape]:
+    """The layers that are attributed, as `lorif_core.planning` sees them."""
+    return [
+        Shape(
+            layer.name,
+            type(layer.module).__name__,
+            layer.rows,
+            layer.columns,
+            isinstance(layer.rule, PositionRule) and layer.name in seen.single,
+        )
+        for layer in seen.coverage.layers
+    ]
+
+
+def _planned(options: IndexOptions, seen: Probe) -> tuple[IndexOptions, str]:
+    """The options with `PLANNED` filled in where a number of bytes is given, and why."""
+    if options.bytes_per_example is None:
+        return options, ""
+    found = plan(shapes_of(seen), options, options.bytes_per_example)
+    log.info("%s", found.reason)
+    return found.options, found.reason
 
 
 def _plain(options: IndexOptions) -> dict[str, Any]:

@@ -64,6 +64,8 @@ class Manifest:
     left_out: dict[str, str]
     coverage: float
     projection: str
+    plan: str = ""
+    """Why the options are what they are, where `bytes_per_example` planned them."""
     shared: dict[str, int] = field(default_factory=dict)
     """Layers that run once for a whole batch (`capture.Shared`)."""
     modified: list[str] = field(default_factory=list)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 Projection = Literal["identity", "rademacher", "pca"]
+PLANNED = ("projection_factor", "factor_rank", "storage", "bits")
 Storage = Literal["factors", "dense"]
 Bits = Literal[32, 16, 8, 4, 2, 1]
 DampingRule = Literal["mean_norm", "trace", "paper", "absolute"]
@@ -19,7 +20,7 @@ class IndexOptions:
 
     projection: Projection = "pca"
     """identity: P = I; rademacher: random signs / sqrt(d); pca: top eigenvectors of input and output-gradient moments."""
-    projection_factor: int = 4
+    projection_factor: float = 4
     """f: a side n becomes max(1, n // f), sides of at most 16 stay whole. No effect with `identity`."""
     factor_rank: int = 1
     """c: rank of one example's stored layer gradient; more than a layer has means all of it."""
@@ -28,6 +29,8 @@ class IndexOptions:
     dense: the gradient itself [d1, d2], exact factors where they are smaller (one vector an example)."""
     bits: Bits = 16
     """Bits of a stored number: 32 = float32, 16 = bfloat16, 8, 4, 2 or 1 = codes with a scale an example and factor."""
+    bytes_per_example: int | None = None
+    """Bytes an example may take on disk, all included: plans the four options `PLANNED` names (`lorif_core.planning`)."""
     layers: tuple[str, ...] | None = None
     """Names or globs of the layers to attribute; None = all supported."""
     seed: int = 0
@@ -44,9 +47,16 @@ class IndexOptions:
             found.append(f"storage: expected one of {get_args(Storage)}, got {self.storage!r}")
         if self.bits not in get_args(Bits):
             found.append(f"bits: expected one of {get_args(Bits)}, got {self.bits!r}")
-        for name, least in (("projection_factor", 1), ("factor_rank", 1)):
-            if not isinstance(value := getattr(self, name), int) or value < least:
-                found.append(f"{name}: expected an integer >= {least}, got {value!r}")
+        if not isinstance(self.factor_rank, int) or self.factor_rank < 1:
+            found.append(f"factor_rank: expected an integer >= 1, got {self.factor_rank!r}")
+        if not isinstance(self.projection_factor, int | float) or not 1 <= self.projection_factor < math.inf:
+            found.append(f"projection_factor: expected a number >= 1, got {self.projection_factor!r}")
+        if self.bytes_per_example is not None:
+            if not isinstance(self.bytes_per_example, int) or self.bytes_per_example < 1:
+                found.append(f"bytes_per_example: expected an integer >= 1, got {self.bytes_per_example!r}")
+            defaults = IndexOptions()
+            if given := [name for name in PLANNED if getattr(self, name) != getattr(defaults, name)]:
+                found.append(f"bytes_per_example plans {', '.join(PLANNED)}: leave {' and '.join(given)} out")
         return found
 
 

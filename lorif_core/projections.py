@@ -36,9 +36,9 @@ PCA_POSITIONS_A_SIDE = 2
 """Positions for each unit of the widest side, where that is more (on a small GPT, 2 to 300 gave the same LDS)."""
 
 
-def projected_size(side: int, factor: int) -> int:
+def projected_size(side: int, factor: float) -> int:
     """D of a side: the side itself up to `WHOLE_SIDE`, else max(1, side // f) (papers/lorif.md 2)."""
-    return side if side <= WHOLE_SIDE else max(1, side // factor)
+    return side if side <= WHOLE_SIDE else max(1, int(side // factor))
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def identity(layers: Sequence[Layer]) -> Projections:
     return Projections("identity", {layer.name: (_whole(layer), None) for layer in layers})
 
 
-def from_tensors(kind: str, layers: Sequence[Layer], stored: dict[str, Tensor], factor: int) -> Projections:
+def from_tensors(kind: str, layers: Sequence[Layer], stored: dict[str, Tensor], factor: float) -> Projections:
     """The inverse of `Projections.tensors`."""
 
     def inputs(layer: Layer) -> Tensor | Lookup | None:
@@ -100,7 +100,7 @@ def _whole(layer: Layer) -> Lookup | None:
     return every_id(layer.rows, rule.padding(layer.module)) if isinstance(rule, OneHotRule) else None
 
 
-def rademacher(layers: Sequence[Layer], factor: int, seed: int) -> Projections:
+def rademacher(layers: Sequence[Layer], factor: float, seed: int) -> Projections:
     """Random signs / sqrt(d), the same for one (seed, layer name, side) everywhere."""
 
     def side(layer: Layer, which: str, size: int) -> Tensor | None:
@@ -150,7 +150,7 @@ def pca(
     loss: Loss,
     loader: Iterable[Any],
     *,
-    factor: int,
+    factor: float,
     positions_per_example: int,
     shared: Shared,
     device: torch.device,

@@ -68,13 +68,14 @@ class LoRIF(Attributor):
         objective: Objective,
         *,
         projection: Projection = "pca",
-        projection_factor: int = 4,
+        projection_factor: float = 4,
         factor_rank: int = 1,
         curvature_rank: int = 256,
         damping: float = 0.5,
         damping_rule: DampingRule = "mean_norm",
         storage: Storage = "factors",
         bits: Bits = 16,
+        bytes_per_example: int | None = None,
         layers: Sequence[str] | str | None = None,
         seed: int = 0,
         strict: bool = True,
@@ -93,6 +94,7 @@ class LoRIF(Attributor):
             damping_rule: mean_norm, trace, paper or absolute.
             storage: factors or dense.
             bits: 32 (float32), 16 (bfloat16), 8, 4, 2 or 1 a stored number.
+            bytes_per_example: plans projection_factor, factor_rank, storage and bits, which must then be left out.
             layers: names or globs; None = all supported.
             seed: of projections, power iteration and randomized SVD.
             strict: refuse a model with layers that cannot be attributed.
@@ -103,7 +105,15 @@ class LoRIF(Attributor):
         """
         self.model, self.objective = model, objective
         self.options = IndexOptions(
-            projection, projection_factor, factor_rank, storage, bits, layer_patterns(layers), seed, strict
+            projection,
+            projection_factor,
+            factor_rank,
+            storage,
+            bits,
+            bytes_per_example,
+            layer_patterns(layers),
+            seed,
+            strict,
         )
         self.curvature_options = CurvatureOptions(curvature_rank, damping, damping_rule, seed)
         checked(self.options, self.curvature_options)
@@ -180,7 +190,8 @@ class LoRIF(Attributor):
                 f"the index at {path} was made with objective {manifest.objective}, got {describe(objective)}"
             )
         fitted = {k: v for k, v in ((manifest.curvature or {}).get("options", {})).items() if k != "seed"}
-        attributor = cls(model, objective, **{**manifest.options, **fitted, **curvature})
+        planned = {**manifest.options, "bytes_per_example": None}  # its choices are in the other options
+        attributor = cls(model, objective, **{**planned, **fitted, **curvature})
         attributor._store = store
         return attributor
 

@@ -1,0 +1,78 @@
+"""A budget of bytes an example: kept, explained, and the same when an index goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lorif_core import LoRIF, StoreError
+from lorif_core.codecs import row_bytes
+from lorif_core.options import IndexOptions
+from lorif_core.planning import Shape, entries, plan
+from tests.lorif_core.against_oracle import OBJECTIVES, StoppingLoader, loader
+from tests.oracle import zoo
+
+NARROW = [
+    Shape(f"{block}.{name}", "Linear", rows, columns, vectors=False)
+    for block in range(2)
+    for name, rows, columns in (("qkv", 65, 192), ("proj", 65, 64), ("up", 65, 256), ("down", 257, 64))
+]
+WIDE = [Shape(f"{i}", "Linear", 4097, 4096, vectors=False) for i in range(32)]
+VECTORS = [Shape("fc1", "Linear", 65, 256, vectors=True), Shape("fc2", "Linear", 257, 10, vectors=True)]
+
+
+@pytest.mark.parametrize("shapes", [NARROW, WIDE, VECTORS], ids=["narrow", "wide", "vectors"])
+@pytest.mark.parametrize("budget", [250, 850, 5000, 100_000])
+def test_what_is_planned_fits_and_wastes_little(shapes: list[Shape], budget: int) -> None:
+    found = plan(shapes, IndexOptions(), budget)
+    assert found.bytes == row_bytes(entries(shapes, found.options), found.options.bits) <= budget
+    everything = found.options.projection_factor == 1
+    assert everything or found.bytes > 0.9 * budget
+
+
+def test_more_bytes_are_never_worse() -> None:
+    qualities = [plan(NARROW, IndexOptions(), budget).quality for budget in (60, 120, 250, 500, 1000, 4000, 50_000)]
+    assert qualities == sorted(qualities)
+
+
+def test_narrow_sequences_are_kept_whole_wide_ones_and_vectors_as_factors() -> None:
+    assert plan(NARROW, IndexOptions(), 850).options.storage == "dense"
+    assert plan(WIDE, IndexOptions(), 5000).options.storage == "factors"
+    assert plan(VECTORS, IndexOptions(), 300).options.storage == "factors"
+    assert plan(VECTORS, IndexOptions(), 50).options.bits == 4
+
+
+def test_a_budget_too_small_says_what_is_needed() -> None:
+    with pytest.raises(
+        ValueError, match=r"bytes_per_example: expected at least \d+ for the 8 layers of this model, got 9"
+    ):
+        plan(NARROW, IndexOptions(), 9)
+
+
+def test_the_plan_is_recorded_and_an_interrupted_index_goes_on_by_it(tmp_path: Path) -> None:
+    case = zoo.build("gpt")
+    options = {"bytes_per_example": 400, "layers": ["blocks.*", "head"]}
+
+    def attributor() -> LoRIF:
+        return LoRIF(case.model, OBJECTIVES[case.objective](), **options)
+
+    batches = list(loader(case.train, 2))
+    with pytest.raises(KeyboardInterrupt):
+        attributor().fit(StoppingLoader(batches, 3, KeyboardInterrupt, reading=3), tmp_path / "index")
+    manifest = attributor().fit(batches, tmp_path / "index").store.manifest
+    assert manifest.options["bytes_per_example"] == 400 and "of 400 bytes an example" in manifest.plan
+    assert attributor().fit(batches, tmp_path / "index").store.bytes_per_example <= 400
+    assert LoRIF.load(tmp_path / "index", case.model).options.bits == manifest.options["bits"]
+    with pytest.raises(StoreError, match="bytes_per_example: 400 -> 300"):
+        LoRIF(case.model, OBJECTIVES[case.objective](), **options | {"bytes_per_example": 300}).fit(
+            batches, tmp_path / "index"
+        )
+
+
+def test_a_budget_and_what_it_plans_are_not_both_given() -> None:
+    case = zoo.build("mlp")
+    with pytest.raises(
+        ValueError, match="bytes_per_example plans .*: leave storage and bits out"
+    ):
+        LoRIF(case.model, OBJECTIVES[case.objective](), bytes_per_example=300, storage="dense", bits=1)
