@@ -19,13 +19,14 @@ from torch import Tensor, nn
 from lorif_core import projections as kinds
 from lorif_core.atomic import single_writer, write_tensors
 from lorif_core.blocks import Stored
+from lorif_core.bucketing import Window, windows
 from lorif_core.capture import frozen
 from lorif_core.codecs import row_bytes
 from lorif_core.coverage import cover
 from lorif_core.digests import ExampleDigest, model_fingerprint
 from lorif_core.errors import StoreError
 from lorif_core.factors import factorise
-from lorif_core.gradients import PROJECTION, GradientPlan, device_of, read_plan
+from lorif_core.gradients import PROJECTION, BatchGradients, GradientPlan, device_of, read_plan
 from lorif_core.layers import PositionRule
 from lorif_core.loaders import check_loader, examples_of
 from lorif_core.manifest import MANIFEST, Manifest, read_manifest
@@ -53,6 +54,8 @@ class Build:
     path: Path
     ids: Ids | None
     progress: Progress
+    bucket: int
+    """Batches of padded texts sorted by length together (`lorif_core.bucketing`)."""
 
     def run(self) -> Manifest:
         """Index every example of the loader, continuing what an earlier, interrupted call left at the path.
@@ -143,11 +146,11 @@ class Build:
         total = len(self.ids) if self.ids is not None else examples_of(self.loader)
         digest, row = ExampleDigest(), 0
         with plan.open(self.model) as gradients:
-            for batch in self.loader:
+            for window in windows(self.loader, self.bucket):
+                batch = window.batch
                 done = check_rows(self.path, manifest, batch, row, digest)
                 if done < batch_rows(batch):
-                    losses, found = gradients(self.objective.loss, batch)
-                    stored = factorise(found, ranks, self.options.seed)
+                    losses, stored = self._run(window, gradients, ranks)
                     self._check_finite(losses, stored, row)
                     writer.append(stored, losses, batch, done)
                 row += batch_rows(batch)
@@ -167,6 +170,17 @@ class Build:
         if self.ids is not None and FactorStore(self.path, manifest).ids() != list(self.ids):
             raise StoreError(f"{self.path} was indexed under other ids: use another folder, or pass the same ids")
         return manifest
+
+    def _run(
+        self, window: Window, gradients: BatchGradients, ranks: dict[str, int]
+    ) -> tuple[Tensor, dict[str, Stored]]:
+        """Losses [W] and what is stored of each layer, rows in the loader's order."""
+        losses, parts = [], []
+        for piece in window.pieces:
+            loss, found = gradients(self.objective.loss, piece)
+            losses.append(loss)
+            parts.append(factorise(found, ranks, self.options.seed))
+        return window.in_order(losses), {name: _joined([part[name] for part in parts], window) for name in parts[0]}
 
     def _check_finite(self, losses: Tensor, stored: dict[str, Stored], row: int) -> None:
         """Nothing, when every loss and gradient of the batch starting at `row` is finite.
@@ -188,6 +202,13 @@ class Build:
             f"{len(rows)} examples have a loss or gradient that is not finite: ids {names[:5]}, layers {layers[:5]}; "
             "check these rows' inputs and the model's weights"
         )
+
+
+def _joined(parts: list[Stored], window: Window) -> Stored:
+    """What is stored of one layer, from the pieces of a window."""
+    if isinstance(parts[0], Tensor):
+        return window.in_order([part for part in parts if isinstance(part, Tensor)])
+    return window.in_order([part[0] for part in parts]), window.in_order([part[1] for part in parts])
 
 
 def shapes_of(seen: Probe) -> list[Shape]:

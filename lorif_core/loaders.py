@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sized
 
-import torch
 from torch.utils.data import Sampler
 
-from lorif_core.objectives import Batch, batch_rows, join_rows, select_rows, tensors_of
+from lorif_core.objectives import Batch, batch_rows, join_rows, row_form, select_rows
 
 
 def check_loader(loader: Iterable[Batch]) -> None:
@@ -50,14 +49,10 @@ def sampled(loader: Iterable[Batch], step: int) -> Iterator[Batch]:
         if not chosen:
             continue
         part = batch if len(chosen) == size else select_rows(batch, chosen)
-        if waiting and (count + len(chosen) > most or _shapes(part) != _shapes(waiting[0])):
+        if waiting and (count + len(chosen) > most or row_form(part) != row_form(waiting[0])):
             yield join_rows(waiting)
             waiting, count = [], 0
         waiting.append(part)
         count += len(chosen)
     if waiting:
         yield join_rows(waiting)
-
-
-def _shapes(batch: Batch) -> list[tuple[str, torch.Size, torch.dtype]]:
-    return [(name, tensor.shape[1:], tensor.dtype) for name, tensor in tensors_of(batch)]

@@ -187,8 +187,13 @@ def select_rows(batch: Batch, rows: list[int]) -> Batch:
     if isinstance(batch, Mapping):
         return {key: select_rows(value, rows) for key, value in batch.items()}
     if isinstance(batch, tuple | list):
-        return _like(batch, [select_rows(value, rows) for value in batch])
+        return like(batch, [select_rows(value, rows) for value in batch])
     return batch
+
+
+def row_form(batch: Batch) -> list[tuple[str, torch.Size, torch.dtype]]:
+    """Names, shapes of a row and dtypes of the batch's tensors: batches that differ in these are not joined."""
+    return [(name, tensor.shape[1:], tensor.dtype) for name, tensor in tensors_of(batch)]
 
 
 def join_rows(batches: Sequence[Batch]) -> Batch:
@@ -199,7 +204,7 @@ def join_rows(batches: Sequence[Batch]) -> Batch:
     if isinstance(first, Mapping):
         return {key: join_rows([batch[key] for batch in batches]) for key in first}
     if isinstance(first, tuple | list):
-        return _like(first, [join_rows(values) for values in zip(*batches, strict=True)])
+        return like(first, [join_rows(values) for values in zip(*batches, strict=True)])
     return first
 
 
@@ -211,11 +216,11 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     if isinstance(batch, Mapping):
         return {key: to_device(value, device) for key, value in batch.items()}
     if isinstance(batch, tuple | list):
-        return _like(batch, [to_device(value, device) for value in batch])
+        return like(batch, [to_device(value, device) for value in batch])
     return batch
 
 
-def _like(batch: tuple[Any, ...] | list[Any], values: list[Any]) -> Any:
+def like(batch: tuple[Any, ...] | list[Any], values: list[Any]) -> Any:
     """Values in a tuple, list or named tuple of the batch's own type."""
     return type(batch)(*values) if hasattr(batch, "_fields") else type(batch)(values)
 

@@ -79,6 +79,7 @@ class LoRIF(Attributor):
         layers: Sequence[str] | str | None = None,
         seed: int = 0,
         strict: bool = True,
+        bucket: int = 8,
         progress: Progress | None = None,
     ) -> None:
         """Nothing is computed yet. The options are explained in `lorif_core.options`.
@@ -98,11 +99,14 @@ class LoRIF(Attributor):
             layers: names or globs; None = all supported.
             seed: of projections, power iteration and randomized SVD.
             strict: refuse a model with layers that cannot be attributed.
+            bucket: batches of padded texts sorted by length together (`lorif_core.bucketing`); 1 = none. Scores are the same.
             progress: called with (what, rows done, rows in all or None).
 
         Raises:
             ValueError: options out of range, all of them at once.
         """
+        if not isinstance(bucket, int) or bucket < 1:
+            raise ValueError(f"bucket: expected an integer >= 1, got {bucket!r}")
         self.model, self.objective = model, objective
         self.options = IndexOptions(
             projection,
@@ -117,6 +121,7 @@ class LoRIF(Attributor):
         )
         self.curvature_options = CurvatureOptions(curvature_rank, damping, damping_rule, seed)
         checked(self.options, self.curvature_options)
+        self.bucket = bucket
         self._progress: Progress = progress or (lambda stage, done, total: None)
         self._store: FactorStore | None = None
         self._curvature: dict[str, LayerInverse] | None = None
@@ -153,7 +158,7 @@ class LoRIF(Attributor):
             ValueError: the loader shuffles, a layer cannot be attributed, a gradient is not finite.
         """
         folder = Path(path)
-        Build(self.model, self.objective, self.options, loader, folder, ids, self._progress).run()
+        Build(self.model, self.objective, self.options, loader, folder, ids, self._progress, self.bucket).run()
         self._store, self._curvature = FactorStore.open(folder), None
         self._curvature = self._fit_curvature(keep=True)
         return self

@@ -122,7 +122,8 @@ def test_shards_and_blocks_do_not_matter(name: str, rows: int, tmp_path: Path, m
 @pytest.mark.parametrize(
     ("name", "options", "before", "error"),
     [
-        ("gpt_padded", {}, 1, Stop),
+        ("gpt_padded", {"bucket": 1}, 1, Stop),
+        ("gpt_padded", {"bucket": 2}, 3, Stop),
         ("wide_cnn", {"factor_rank": 2}, 2, KeyboardInterrupt),
         ("wide_mlp", PCA, 3, Stop),
         ("wide_gpt", PCA, 1, KeyboardInterrupt),
@@ -150,7 +151,8 @@ def test_an_interrupted_fit_continues_bit_identically(
     with pytest.raises(StoreError, match="unfinished"):
         FactorStore.open(tmp_path / "parts")
     kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "parts" / "shards").glob("*.safetensors")}
-    assert len(kept) == before * 4 // 3
+    together = options.get("bucket", 1)
+    assert len(kept) == before // together * together * 4 // 3
     (tmp_path / "parts" / "shards" / "00099.safetensors").write_bytes(b"half a shard")
     resumed = exact(case, **options).fit(loader(case.train), tmp_path / "parts")
     assert all(p.stat().st_mtime_ns == time for p, time in kept.items()), "a finished shard was written again"

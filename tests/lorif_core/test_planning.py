@@ -72,7 +72,5 @@ def test_the_plan_is_recorded_and_an_interrupted_index_goes_on_by_it(tmp_path: P
 
 def test_a_budget_and_what_it_plans_are_not_both_given() -> None:
     case = zoo.build("mlp")
-    with pytest.raises(
-        ValueError, match="bytes_per_example plans .*: leave storage and bits out"
-    ):
+    with pytest.raises(ValueError, match="bytes_per_example plans .*: leave storage and bits out"):
         LoRIF(case.model, OBJECTIVES[case.objective](), bytes_per_example=300, storage="dense", bits=1)
