@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tests.benchmarks import fit_time, label_errors, lds
+from tests.benchmarks import codecs, fit_time, label_errors, lds
 
 
 def main() -> None:
@@ -16,6 +16,7 @@ def main() -> None:
     fit_time.main([])
     if args.data:
         lds.main(["--data", str(args.data)])
+        codecs.main(["--data", str(args.data)])
     label_errors.main(["--data", str(args.data / "data")] if args.data else [])
 
 
