@@ -123,6 +123,9 @@ class IndexSection(Section):
         ge=1,
         description="Bytes a row may take in the index; projection_factor, factor_rank, storage and bits are then planned.",
     )
+    precision: Literal["32", "bf16"] = Field(
+        default="32", description="Of the forward and backward pass; bf16 is about twice as fast on a GPU."
+    )
     layers: list[str] | None = Field(
         default=None, description="Names or globs of the layers to index; empty: all supported ones."
     )

@@ -20,7 +20,7 @@ from lorif_core import projections as kinds
 from lorif_core.atomic import single_writer, write_tensors
 from lorif_core.blocks import Stored
 from lorif_core.bucketing import Window, windows
-from lorif_core.capture import frozen
+from lorif_core.capture import Loss, frozen
 from lorif_core.codecs import row_bytes
 from lorif_core.coverage import cover
 from lorif_core.digests import ExampleDigest, model_fingerprint
@@ -33,6 +33,7 @@ from lorif_core.manifest import MANIFEST, Manifest, read_manifest
 from lorif_core.objectives import Batch, Objective, batch_rows, describe
 from lorif_core.options import PLANNED, IndexOptions, differences
 from lorif_core.planning import Shape, entries, plan
+from lorif_core.precision import in_precision
 from lorif_core.probe import Probe, probe
 from lorif_core.projections import Projections
 from lorif_core.store import SHARDS, FactorStore, Ids, StoreWriter, check_rows, shard_rows
@@ -77,7 +78,7 @@ class Build:
         shutil.rmtree(self.path / SHARDS, ignore_errors=True)
         options, device = self.options, device_of(self.model)
         coverage = cover(self.model, options.layers, strict=options.strict)
-        seen = probe(self.model, self.objective.loss, coverage, self.loader, device, options.strict)
+        seen = probe(self.model, self._loss(), coverage, self.loader, device, options.strict)
         options, reason = _planned(options, seen)
         gradients = GradientPlan(seen.coverage.layers, self._projections(options, seen), seen.shared, seen.modified)
         files = {}
@@ -129,7 +130,7 @@ class Build:
         return kinds.pca(
             self.model,
             layers,
-            self.objective.loss,
+            self._loss(),
             self.loader,
             factor=options.projection_factor,
             positions_per_example=min(
@@ -177,10 +178,13 @@ class Build:
         """Losses [W] and what is stored of each layer, rows in the loader's order."""
         losses, parts = [], []
         for piece in window.pieces:
-            loss, found = gradients(self.objective.loss, piece)
+            loss, found = gradients(self._loss(), piece)
             losses.append(loss)
             parts.append(factorise(found, ranks, self.options.seed))
         return window.in_order(losses), {name: _joined([part[name] for part in parts], window) for name in parts[0]}
+
+    def _loss(self) -> Loss:
+        return in_precision(self.objective.loss, self.options.precision, device_of(self.model))
 
     def _check_finite(self, losses: Tensor, stored: dict[str, Stored], row: int) -> None:
         """Nothing, when every loss and gradient of the batch starting at `row` is finite.

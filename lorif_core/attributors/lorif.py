@@ -41,6 +41,7 @@ from lorif_core.options import (
     checked,
     layer_patterns,
 )
+from lorif_core.precision import Precision, in_precision
 from lorif_core.scoring import Queries, TopK, all_scores, self_influence, top_k
 from lorif_core.store import FactorStore, Ids
 
@@ -76,6 +77,7 @@ class LoRIF(Attributor):
         storage: Storage = "factors",
         bits: Bits = 16,
         bytes_per_example: int | None = None,
+        precision: Precision = "32",
         layers: Sequence[str] | str | None = None,
         seed: int = 0,
         strict: bool = True,
@@ -96,6 +98,7 @@ class LoRIF(Attributor):
             storage: factors or dense.
             bits: 32 (float32), 16 (bfloat16), 8, 4, 2 or 1 a stored number.
             bytes_per_example: plans projection_factor, factor_rank, storage and bits, which must then be left out.
+            precision: 32, or bf16 for a forward and backward pass under autocast.
             layers: names or globs; None = all supported.
             seed: of projections, power iteration and randomized SVD.
             strict: refuse a model with layers that cannot be attributed.
@@ -115,6 +118,7 @@ class LoRIF(Attributor):
             storage,
             bits,
             bytes_per_example,
+            precision,
             layer_patterns(layers),
             seed,
             strict,
@@ -275,9 +279,10 @@ class LoRIF(Attributor):
             ValueError: a gradient is not finite.
         """
         plan = read_plan(self.store.path, self.store.manifest, self.model)
+        measure = in_precision(self.objective.measure, self.options.precision, self.device)
         with frozen(self.model), plan.open(self.model) as gradients:
             for batch in loader:
-                _, found = gradients(self.objective.measure, batch)
+                _, found = gradients(measure, batch)
                 whole = {name: dense(gradient) for name, gradient in found.items()}
                 bad = [name for name, gradient in whole.items() if not bool(torch.isfinite(gradient).all())]
                 if bad:
