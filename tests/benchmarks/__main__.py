@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tests.benchmarks import codecs, fit_time, label_errors, lds
+from tests.benchmarks import codecs, fit_time, label_errors, lds, peers
 
 
 def main() -> None:
@@ -14,6 +14,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder that holds the folders data/ and truth/")
     args = parser.parse_args()
     fit_time.main([])
+    peers.main([])
     if args.data:
         lds.main(["--data", str(args.data)])
         codecs.main(["--data", str(args.data)])
