@@ -81,10 +81,12 @@ class CausalLM(Objective):
             raise ValueError(
                 f"CausalLM expects logits [B, T, V] for labels [B, T], got {tuple(logits.shape)} and {tuple(labels.shape)}"
             )
-        # [B, V, T-1] against [B, T-1]: position t predicts token t + 1
+        # Position t predicts token t + 1, the last one nothing. Ignoring it costs less than copying the other logits, and
+        # rows of [B T, V] are normalised where they lie.
+        following = functional.pad(labels[:, 1:].long(), (0, 1), value=IGNORED)
         token_loss = functional.cross_entropy(
-            logits[:, :-1].float().transpose(1, 2), labels[:, 1:].long(), ignore_index=IGNORED, reduction="none"
-        )
+            logits.float().flatten(0, 1), following.flatten(), ignore_index=IGNORED, reduction="none"
+        ).view_as(following)
         return token_loss.sum(1)
 
 
