@@ -110,7 +110,7 @@ def figures(runs: list[dict[str, float]], texts: int) -> dict[str, float | int |
 
 
 def main(argv: list[str] | None = None) -> list[Row]:
-    """Print the table."""
+    """Print each run as it ends, then the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, default=ROOT / "build" / "peers", help="the environments (%(default)s)")
     parser.add_argument("--out", type=Path, help="folder for peers.json, every measurement")
@@ -129,6 +129,7 @@ def main(argv: list[str] | None = None) -> list[Row]:
         for _ in range(args.repeats):
             for name, (_, runner, variant) in chosen.items():
                 runs[name].append(run(pythons[name], runner, task, variant))
+                print(f"{name}:", *(f"{key} {value:.4g}" for key, value in runs[name][-1].items()), flush=True)
     found = {name: figures(measured, args.texts) for name, measured in runs.items()}
     peers = [float(found[name]["seconds"] or 0) for name, (peer, _, _) in chosen.items() if peer]
     for row in found.values():
