@@ -27,7 +27,7 @@ browser: $(VENV)/.installed-dev ## Tests that look at pages in headless Chromium
 readme: $(VENV)/.installed-dev ## Every command and snippet of the README, as a new user would run it
 	$(BIN)/python -m pytest -q -m readme tests/test_readme.py
 
-bench: $(VENV)/.installed-dev ## Figures as tables and JSON; DATA=folder of the benchmark data, for those that need it
+bench: $(VENV)/.installed-dev ## Figures as tables and JSON (peers are installed below build/); DATA=folder of the benchmark data, for those that need it
 	$(BIN)/python -m tests.benchmarks $(if $(DATA),--data $(DATA))
 
 clean: ## Remove the environment and build products (not the workspace)
