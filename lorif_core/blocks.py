@@ -62,7 +62,8 @@ class Block:
         total = self.left.new_zeros(len(self), len(other))
         for i in range(self.left.shape[2]):
             for j in range(other.left.shape[2]):
-                total += (self.left[:, :, i] @ other.left[:, :, j].T) * (self.right[:, :, i] @ other.right[:, :, j].T)
+                left = self.left[:, :, i] @ other.left[:, :, j].T  # [n, d1] @ [d1, m] -> [n, m]
+                total.addcmul_(left, self.right[:, :, i] @ other.right[:, :, j].T)
         return total
 
     def products(self, queries: Tensor) -> Tensor:
