@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from lorif_core import projections as kinds
 from lorif_core.atomic import single_writer, write_tensors
 from lorif_core.capture import frozen
+from lorif_core.contraction import energy
 from lorif_core.coverage import cover
 from lorif_core.digests import ExampleDigest, model_fingerprint
 from lorif_core.errors import StoreError
@@ -32,6 +34,7 @@ from lorif_core.options import IndexOptions, differences
 from lorif_core.probe import Probe, probe
 from lorif_core.projections import Projections
 from lorif_core.store import SHARDS, FactorStore, Ids, StoreWriter, check_rows, shard_rows
+from lorif_core.whitening import WHITENED, kfac
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +77,7 @@ class Build:
         seen = probe(self.model, self.objective.loss, coverage, self.loader, device, options.strict)
         plan = GradientPlan(seen.coverage.layers, self._projections(seen), seen.shared, seen.modified)
         files = {}
-        if options.projection == "pca":
+        if plan.projections.measured:
             files[PROJECTION], _ = write_tensors(self.path / PROJECTION, plan.projections.tensors())
         manifest = Manifest(
             options=_plain(options),
@@ -111,22 +114,27 @@ class Build:
         return manifest, read_plan(self.path, manifest, self.model)
 
     def _projections(self, seen: Probe) -> Projections:
-        layers, options = seen.coverage.layers, self.options
+        layers, options, device = seen.coverage.layers, self.options, device_of(self.model)
         if options.projection == "identity":
             return kinds.identity(layers)
         if options.projection == "rademacher":
             return kinds.rademacher(layers, options.projection_factor, options.seed)
-        return kinds.pca(
+        loss, build = self.objective.loss, kinds.pca
+        if options.projection in WHITENED:
+            build = partial(kfac, kind=options.projection)
+        if options.projection in ("kfac", "whitened"):
+            loss = partial(self.objective.sampled_loss, generator=torch.Generator(device).manual_seed(options.seed))
+        return build(
             self.model,
             layers,
-            self.objective.loss,
+            loss,
             self.loader,
             factor=options.projection_factor,
             positions_per_example=min(
                 (seen.positions[x.name] for x in layers if isinstance(x.rule, PositionRule)), default=1
             ),
             shared=seen.shared,
-            device=device_of(self.model),
+            device=device,
             progress=lambda done: self.progress("projection", done, None),
         )
 
@@ -142,7 +150,7 @@ class Build:
                     losses, found = gradients(self.objective.loss, batch)
                     factors = factorise(found, ranks, self.options.seed)
                     self._check_finite(losses, factors, row)
-                    writer.append(factors, losses, batch, done)
+                    writer.append(factors, {name: energy(g) for name, g in found.items()}, losses, batch, done)
                 row += batch_rows(batch)
                 self.progress("index", row, total)
         if row < manifest.examples:

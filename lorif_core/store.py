@@ -116,6 +116,7 @@ class StoreWriter:
         (path / SHARDS).mkdir(parents=True, exist_ok=True)
         self._dtype = getattr(torch, manifest.dtype)
         self._rows: list[dict[str, Tensor]] = []
+        self._energies: list[dict[str, Tensor]] = []
         self._pending = 0
         self._digest = ExampleDigest()
 
@@ -124,8 +125,18 @@ class StoreWriter:
         """Rows in finished shards."""
         return self.manifest.examples
 
-    def append(self, factors: dict[str, Factors], losses: Tensor, batch: Batch, skip: int) -> None:
-        """Add the rows of one batch from `skip` on; writes every shard that becomes full."""
+    def append(
+        self, factors: dict[str, Factors], energies: dict[str, Tensor], losses: Tensor, batch: Batch, skip: int
+    ) -> None:
+        """Add the rows of one batch from `skip` on; writes every shard that becomes full.
+
+        Args:
+            factors: of each layer.
+            energies: squared norms [B] of each layer's gradients before factoring.
+            losses: [B].
+            batch: what they were made from.
+            skip: rows already written.
+        """
         size = batch_rows(batch)
         while skip < size:
             stop = min(size, skip + self.shard_rows - self._pending)
@@ -134,6 +145,9 @@ class StoreWriter:
             part = {name: tensor.to("cpu", self._dtype) for name, tensor in rows.items()}
             part["loss"] = losses[skip:stop].to("cpu", torch.float32)
             self._rows.append(part)
+            self._energies.append(
+                {name: energy[skip:stop].to("cpu", torch.float64) for name, energy in energies.items()}
+            )
             self._digest.update(batch, skip, stop)
             self._pending += stop - skip
             skip = stop
@@ -163,10 +177,11 @@ class StoreWriter:
         file = f"{SHARDS}/{len(self.manifest.shards):05d}.safetensors"
         tensors = {name: torch.cat([part[name] for part in self._rows]) for name in self._rows[0]}
         sha, size = write_tensors(self.path / file, tensors)
-        entry = ShardEntry(file, self.finished, self._pending, size, sha, self._digest.take())
+        energy = {name: float(torch.cat([part[name] for part in self._energies]).sum()) for name in self._energies[0]}
+        entry = ShardEntry(file, self.finished, self._pending, size, sha, self._digest.take(), energy)
         self.manifest = self.manifest.with_(shards=[*self.manifest.shards, entry])
         self.manifest.write(self.path)
-        self._rows, self._pending = [], 0
+        self._rows, self._energies, self._pending = [], [], 0
 
 
 def check_rows(folder: Path, manifest: Manifest, batch: Batch, start: int, digest: ExampleDigest) -> int:

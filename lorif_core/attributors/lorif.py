@@ -24,16 +24,18 @@ from lorif_core.attributors.base import Attributor
 from lorif_core.capture import frozen
 from lorif_core.contraction import dense
 from lorif_core.curvature import GRAM_SIDE, fit_curvature
+from lorif_core.damping import rescaled
 from lorif_core.digests import model_fingerprint
 from lorif_core.errors import StoreError
 from lorif_core.gradients import device_of, read_plan
 from lorif_core.index import Build, Progress
-from lorif_core.inverse import DualInverse, LayerInverse, from_tensors, to_tensors
+from lorif_core.inverse import DualInverse, LayerInverse, from_tensors, identities, to_tensors
 from lorif_core.manifest import Manifest
 from lorif_core.objectives import BUILT_IN, Batch, Objective, describe
 from lorif_core.options import CurvatureOptions, DampingRule, IndexOptions, Projection, checked, layer_patterns
 from lorif_core.scoring import Queries, TopK, all_scores, self_influence, top_k
 from lorif_core.store import FactorStore, Ids
+from lorif_core.whitening import PRECONDITIONED
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +64,7 @@ class LoRIF(Attributor):
         projection_factor: int = 4,
         factor_rank: int = 1,
         curvature_rank: int = 256,
-        damping: float = 0.5,
+        damping: float | Literal["auto"] = 0.5,
         damping_rule: DampingRule = "mean_norm",
         storage: Literal["factors"] = "factors",
         bits: Literal[16, 32] = 16,
@@ -76,11 +78,11 @@ class LoRIF(Attributor):
         Args:
             model: any module; left exactly as it was after every call.
             objective: what is differentiated and what a query explains.
-            projection: identity, rademacher or pca.
+            projection: identity, rademacher, pca, whitened, or kfac and kfac_true, with which curvature options have no effect.
             projection_factor: f; a side n of a layer becomes max(1, n // f), sides of at most 16 stay whole.
             factor_rank: c of one example's layer gradient.
             curvature_rank: r of the truncated SVD; more than there are means all.
-            damping: multiplier of `damping_rule`.
+            damping: multiplier of `damping_rule`, or "auto".
             damping_rule: mean_norm, trace, paper or absolute.
             storage: factors.
             bits: 16 (bfloat16) or 32 (float32) a stored number.
@@ -295,12 +297,13 @@ class LoRIF(Attributor):
         Args:
             keep: put what was fitted beside the index.
         """
+        if self.options.projection in PRECONDITIONED:
+            return identities({layer.name: layer.size for layer in self.store.manifest.layers}, self.device)
         wanted = {"options": asdict(self.curvature_options), "data": self.store.manifest.data_digest()}
         folder, manifest = self.store.path, self.store.manifest
         kept = manifest.curvature or {}
-        if kept and kept | {"options": kept["options"] | {"damping": self.curvature_options.damping}} == kept | wanted:
-            scale = self.curvature_options.damping / kept["options"]["damping"]
-            damping = {name: scale * value for name, value in kept["damping"].items()}
+        damping = rescaled(kept, wanted)
+        if damping is not None:
             try:
                 return _read_curvature(folder / CURVATURE, manifest.files[CURVATURE], damping, self.device)
             except StoreError as error:
