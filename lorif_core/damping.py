@@ -30,8 +30,8 @@ from torch import Tensor
 
 from lorif_core.options import AUTO, CurvatureOptions
 
-SAMPLE = 1024
-"""n: examples whose mutual scores are compared, evenly spaced (n^2 pairs)."""
+SAMPLE = 2048
+"""n: examples whose mutual scores are compared, evenly spaced; few make most of heavy-tailed ones, so all where possible."""
 MULTIPLIERS: list[float] = [2.0**k for k in range(-10, 8)]
 """lambda / (trace(GtG) / N) tried first; then `REFINED` steps between the best one's neighbours."""
 REFINED = 8

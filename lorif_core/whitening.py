@@ -12,7 +12,9 @@ A projection factor keeps the columns of W_A, W_S of the largest eigenvalues. Id
 positions. Layers of which only the whole gradient is known (scales, groups) are whitened by its own two second moments.
 
 Whitened gradients have no few directions that outweigh the rest, which is also what rank-c factors are best for: `whitened`
-fits a curvature to them as LoRIF does, with lambda relative to A (x) S in place of I.
+fits a curvature to them as LoRIF does, with lambda relative to A (x) S in place of I. Choose it where gradients are factored
+and a curvature can be afforded, with damping="auto" (its best lambda is further from the default than pca's), and `kfac`
+where no curvature can be (`tests.benchmarks.damping` has the figures).
 """
 
 from __future__ import annotations
