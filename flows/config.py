@@ -231,8 +231,13 @@ def _problems(error: ValidationError, file: Path, overrides: Mapping[str, Any], 
             sentences.append(f"{subject}: required, but not given")
         else:
             text = item["msg"].removeprefix("Value error, ")
+            text = f"{subject or where}: {text[0].lower()}{text[1:]}"
             got = "" if isinstance(item["input"], dict) else f", got {item['input']!r}"
-            sentences.append(f"{subject or where}: {text[0].lower()}{text[1:]}{got}")
+            again = sentences and sentences[-1].startswith(f"{subject}: ") and sentences[-1].endswith(got)
+            if again and sentences[-1] != f"{text}{got}":
+                # of a field that takes several kinds, each kind says why not
+                text = f"{sentences.pop().removesuffix(got)}, or {text.removeprefix(f'{subject}: input should be ')}"
+            sentences.append(f"{text}{got}")
     return list(dict.fromkeys(sentences))
 
 
@@ -295,6 +300,8 @@ def _type_name(annotation: Any) -> str:
         return "{key: value}"
     if origin is list:
         return "[...]"
+    if origin is typing.Annotated:
+        return _type_name(typing.get_args(annotation)[0])
     return {str: "text", int: "integer", float: "number", bool: "true|false", Path: "path"}[annotation]
 
 

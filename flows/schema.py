@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 
 
 class Section(BaseModel):
@@ -102,15 +102,17 @@ class IndexSection(Section):
         description="An index built before, used as it is; it must be of this model and these data, and made with the "
         "options given beside it.",
     )
-    projection: Literal["pca", "rademacher", "identity"] = Field(
+    projection: Literal["pca", "rademacher", "identity", "whitened", "kfac", "kfac_true"] = Field(
         default="pca", description="Two-sided projection of each layer's gradient."
     )
-    projection_factor: int | float = Field(
+    projection_factor: float = Field(
         default=4, ge=1, description="How many times a layer's input and output sides shrink."
     )
     factor_rank: int = Field(default=1, ge=1, description="Rank kept of one row's gradient in one layer.")
     curvature_rank: int = Field(default=256, ge=1, description="Rank of the truncated SVD of the stacked gradients.")
-    damping: float = Field(default=0.5, gt=0, description="Damping as a multiple of what damping_rule measures.")
+    damping: PositiveFloat | Literal["auto"] = Field(
+        default=0.5, description="Damping as a multiple of what damping_rule measures, or auto: chosen for each layer."
+    )
     damping_rule: Literal["mean_norm", "trace", "paper", "absolute"] = Field(
         default="mean_norm", description="What damping multiplies: mean_norm is a layer's mean squared gradient norm."
     )

@@ -39,6 +39,10 @@ class Block:
         right = None if self.right is None else self.right.to(device, dtype)
         return Block(self.start, self.left.to(device, dtype), right)
 
+    def select(self, rows: Tensor) -> Block:
+        """Some of the rows, by position in the block."""
+        return Block(self.start, self.left[rows], None if self.right is None else self.right[rows])
+
     def dense(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
         """Flattened gradients [n, D] (row-major vec of U V^T)."""
         block = self.to(device, dtype)

@@ -77,6 +77,16 @@ def dense(gradient: LayerGradient) -> Tensor:
     return x.mT @ dy  # [B, d1, T] @ [B, T, d2] -> [B, d1, d2]
 
 
+def energy(gradient: LayerGradient) -> Tensor:
+    """Squared norms [B] of the projected gradients, a pair's without forming the matrix."""
+    if isinstance(gradient, Rows):
+        gradient = gradient.values
+    if isinstance(gradient, Tensor):
+        return gradient.square().sum((1, 2))
+    x, dy = gradient
+    return ((x @ x.mT) * (dy @ dy.mT)).sum((1, 2))  # [B, T, T]
+
+
 def merge(calls: list[LayerGradient]) -> LayerGradient:
     """The gradient of a layer called several times: the sum, of pairs by joining their positions."""
     if len(calls) == 1:

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from lorif_core.blocks import Block
+from lorif_core.damping import SAMPLE, Sampled, chosen_damping, damping_of, evenly_spaced, lost_damping
 from lorif_core.inverse import DualInverse, LayerInverse, PrimalInverse
 from lorif_core.manifest import LayerEntry
-from lorif_core.options import CurvatureOptions
+from lorif_core.options import AUTO, CurvatureOptions
 from lorif_core.store import FactorStore
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,18 @@ class _Stream:
         """The sum of squared gradient norms (trace of G^T G), in float64."""
         return sum(float(block.squared_norms().sum()) for block in self.blocks())
 
+    def sample(self, vectors: Tensor) -> Sampled:
+        """What `auto` needs of evenly spaced rows, for directions V [D, r], in one pass."""
+        count = min(SAMPLE, max(2, BLOCK_NUMBERS // self.layer.size))
+        wanted = evenly_spaced(len(self.store), count)
+        parts = []
+        for block in self.blocks():
+            rows = wanted[(wanted >= block.start) & (wanted < block.start + len(block))] - block.start
+            parts.append(block.select(rows).dense(self.device).double())
+        found = torch.cat(parts)  # [n, D]
+        spanned = vectors.shape[0] == vectors.shape[1]
+        return Sampled(found @ found.T, found @ vectors.double(), spanned)
+
 
 def fit_curvature(
     store: FactorStore,
@@ -94,29 +107,32 @@ def _fit_layer(stream: _Stream, examples: int, options: CurvatureOptions, number
     computed = min(rank + OVERSAMPLING, limit)  # the paper's damping averages over the oversampled directions too
     seed = options.seed + number
 
-    def damping(values: Tensor) -> float:
-        return _damping(options, trace, examples, size, float(values.double().sum()) / computed)
+    def damping(values: Tensor, sample: Callable[[], Sampled]) -> float:
+        if options.damping != AUTO:
+            return damping_of(options, trace, examples, size, float(values.double().sum()) / computed)
+        if trace == 0 or examples == 1:  # nothing to choose by: H^-1 = I, or an example that has no others
+            return trace or 1.0
+        whole = stream.store.manifest.energy(stream.layer.name)
+        best = chosen_damping(sample(), values[:rank], examples, trace / examples)
+        return best + lost_damping(whole, trace, examples, size)
 
     if trace == 0 or (rank == 0 and options.damping_rule != "paper"):
-        values = torch.zeros(0, device=stream.device)
-        return PrimalInverse(torch.zeros(size, 0, device=stream.device), values, damping(values))
+        vectors, values = torch.zeros(size, 0, device=stream.device), torch.zeros(0, device=stream.device)
+        return PrimalInverse(vectors, values, damping(values, lambda: stream.sample(vectors)))
     if examples < size and examples <= GRAM_SIDE:
-        weights, coordinates, values, outside = _dual(stream, examples, computed, rank, seed)
-        return DualInverse(weights, coordinates, values[:rank], outside, damping(values))
+        kernel = _kernel(stream, examples)
+        weights, coordinates, values, outside = _dual(kernel, computed, rank, seed)
+
+        def chosen() -> Sampled:
+            rows = evenly_spaced(examples, SAMPLE).to(kernel.device)
+            own = coordinates[rows].double()
+            return Sampled(kernel[rows][:, rows], own, not bool(outside.any()))
+
+        return DualInverse(weights, coordinates, values[:rank], outside, damping(values, chosen))
     find = _primal if limit <= GRAM_SIDE else _randomized
     vectors, values = find(stream, computed, seed)
-    return PrimalInverse(vectors[:, :rank].contiguous(), values[:rank].contiguous(), damping(values))
-
-
-def _damping(options: CurvatureOptions, trace: float, examples: int, size: int, mean_value: float) -> float:
-    """Lambda of a layer; a layer without any gradient gets the multiplier, so that its scores are zero and not NaN."""
-    scale = {
-        "mean_norm": trace / examples,
-        "trace": trace / size,
-        "paper": mean_value,
-        "absolute": 1.0,
-    }[options.damping_rule]
-    return options.damping * (scale or 1.0)
+    vectors = vectors[:, :rank].contiguous()
+    return PrimalInverse(vectors, values[:rank].contiguous(), damping(values, lambda: stream.sample(vectors)))
 
 
 def _primal(stream: _Stream, count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -128,11 +144,8 @@ def _primal(stream: _Stream, count: int, seed: int) -> tuple[Tensor, Tensor]:
     return vectors.float(), values.float()
 
 
-def _dual(stream: _Stream, examples: int, count: int, rank: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(M, C, S^2, outside) of `DualInverse`, from the Ritz pairs W, S^2 of K = G G^T [N, N]: M = W / S, C = K M.
-
-    M and C have `rank` columns, S^2 all of `count`.
-    """
+def _kernel(stream: _Stream, examples: int) -> Tensor:
+    """K = G G^T [N, N], float64, from the factors."""
     kernel = torch.zeros(examples, examples, dtype=torch.float64, device=stream.device)
     for one in stream.blocks():
         rows, double = slice(one.start, one.start + len(one)), one.to(stream.device, torch.float64)
@@ -141,6 +154,15 @@ def _dual(stream: _Stream, examples: int, count: int, rank: int, seed: int) -> t
                 columns = slice(other.start, other.start + len(other))
                 part = double.inner_products(other.to(stream.device, torch.float64))  # [n, m]
                 kernel[rows, columns], kernel[columns, rows] = part, part.T
+    return kernel
+
+
+def _dual(kernel: Tensor, count: int, rank: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(M, C, S^2, outside) of `DualInverse`, from the Ritz pairs W, S^2 of K = G G^T [N, N]: M = W / S, C = K M.
+
+    M and C have `rank` columns, S^2 all of `count`.
+    """
+    examples = len(kernel)
     weights, values = top_eigenvectors(kernel, count, seed)
     kept = values > values[0] * examples * torch.finfo(torch.float64).eps
     spanned = rank >= int(kept.sum()) and (rank < count or count == examples)  # the first one left out is zero

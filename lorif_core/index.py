@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from lorif_core.blocks import Stored
 from lorif_core.bucketing import Window, windows
 from lorif_core.capture import Loss, frozen
 from lorif_core.codecs import row_bytes
+from lorif_core.contraction import energy
 from lorif_core.coverage import cover
 from lorif_core.digests import ExampleDigest, model_fingerprint
 from lorif_core.errors import StoreError
@@ -37,6 +39,7 @@ from lorif_core.precision import in_precision
 from lorif_core.probe import Probe, probe
 from lorif_core.projections import Projections
 from lorif_core.store import SHARDS, FactorStore, Ids, StoreWriter, check_rows, shard_rows
+from lorif_core.whitening import WHITENED, kfac
 
 log = logging.getLogger(__name__)
 
@@ -78,11 +81,11 @@ class Build:
         shutil.rmtree(self.path / SHARDS, ignore_errors=True)
         options, device = self.options, device_of(self.model)
         coverage = cover(self.model, options.layers, strict=options.strict)
-        seen = probe(self.model, self._loss(), coverage, self.loader, device, options.strict)
+        seen = probe(self.model, self._precise(self.objective.loss), coverage, self.loader, device, options.strict)
         options, reason = _planned(options, seen)
         gradients = GradientPlan(seen.coverage.layers, self._projections(options, seen), seen.shared, seen.modified)
         files = {}
-        if options.projection == "pca":
+        if gradients.projections.measured:
             files[PROJECTION], _ = write_tensors(self.path / PROJECTION, gradients.projections.tensors())
         manifest = Manifest(
             options=_plain(options),
@@ -122,22 +125,27 @@ class Build:
         return manifest, read_plan(self.path, manifest, self.model)
 
     def _projections(self, options: IndexOptions, seen: Probe) -> Projections:
-        layers = seen.coverage.layers
+        layers, device = seen.coverage.layers, device_of(self.model)
         if options.projection == "identity":
             return kinds.identity(layers)
         if options.projection == "rademacher":
             return kinds.rademacher(layers, options.projection_factor, options.seed)
-        return kinds.pca(
+        loss, build = self.objective.loss, kinds.pca
+        if options.projection in WHITENED:
+            build = partial(kfac, kind=options.projection)
+        if options.projection == "kfac":
+            loss = partial(self.objective.sampled_loss, generator=torch.Generator(device).manual_seed(options.seed))
+        return build(
             self.model,
             layers,
-            self._loss(),
+            self._precise(loss),
             self.loader,
             factor=options.projection_factor,
             positions_per_example=min(
                 (seen.positions[x.name] for x in layers if isinstance(x.rule, PositionRule)), default=1
             ),
             shared=seen.shared,
-            device=device_of(self.model),
+            device=device,
             progress=lambda done: self.progress("projection", done, None),
         )
 
@@ -151,9 +159,9 @@ class Build:
                 batch = window.batch
                 done = check_rows(self.path, manifest, batch, row, digest)
                 if done < batch_rows(batch):
-                    losses, stored = self._run(window, gradients, ranks)
+                    losses, stored, energies = self._run(window, gradients, ranks)
                     self._check_finite(losses, stored, row)
-                    writer.append(stored, losses, batch, done)
+                    writer.append(stored, energies, losses, batch, done)
                 row += batch_rows(batch)
                 self.progress("index", row, total)
         if row < manifest.examples:
@@ -174,17 +182,22 @@ class Build:
 
     def _run(
         self, window: Window, gradients: BatchGradients, ranks: dict[str, int]
-    ) -> tuple[Tensor, dict[str, Stored]]:
-        """Losses [W] and what is stored of each layer, rows in the loader's order."""
-        losses, parts = [], []
+    ) -> tuple[Tensor, dict[str, Stored], dict[str, Tensor]]:
+        """Losses [W], what is stored of each layer, and squared norms [W] before that; rows in the loader's order."""
+        loss, losses, parts, energies = self._precise(self.objective.loss), [], [], []
         for piece in window.pieces:
-            loss, found = gradients(self._loss(), piece)
-            losses.append(loss)
+            lost, found = gradients(loss, piece)
+            losses.append(lost)
             parts.append(factorise(found, ranks, self.options.seed))
-        return window.in_order(losses), {name: _joined([part[name] for part in parts], window) for name in parts[0]}
+            energies.append({name: energy(gradient) for name, gradient in found.items()})
+        return (
+            window.in_order(losses),
+            {name: _joined([part[name] for part in parts], window) for name in ranks},
+            {name: window.in_order([part[name] for part in energies]) for name in ranks},
+        )
 
-    def _loss(self) -> Loss:
-        return in_precision(self.objective.loss, self.options.precision, device_of(self.model))
+    def _precise(self, loss: Loss) -> Loss:
+        return in_precision(loss, self.options.precision, device_of(self.model))
 
     def _check_finite(self, losses: Tensor, stored: dict[str, Stored], row: int) -> None:
         """Nothing, when every loss and gradient of the batch starting at `row` is finite.

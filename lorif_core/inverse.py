@@ -77,6 +77,12 @@ class DualInverse:
 LayerInverse = PrimalInverse | DualInverse
 
 
+def identities(sizes: dict[str, int], device: torch.device) -> dict[str, LayerInverse]:
+    """H = I for layers of D = `sizes`: scores are plain dot products."""
+    none = torch.zeros(0, device=device)
+    return {name: PrimalInverse(torch.zeros(size, 0, device=device), none, 1.0) for name, size in sizes.items()}
+
+
 def to_tensors(inverses: dict[str, LayerInverse]) -> dict[str, Tensor]:
     """Everything but the dampings, under `<field>.<layer>`, on the CPU."""
     return {

@@ -40,10 +40,14 @@ class Rows:
 
 @dataclass(frozen=True)
 class Lookup:
-    """P_in [V, d1] with at most one entry a row, +1 or -1: `codes` int32 [V] = +-(column + 1), 0 where the row is empty."""
+    """P_in [V, d1] with at most one entry a row, +1 or -1: `codes` int32 [V] = +-(column + 1), 0 where the row is empty.
+
+    With `scales` float32 [V] the entries are these instead of ones.
+    """
 
     codes: Tensor
     width: int
+    scales: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -52,13 +56,14 @@ class Lookup:
 
     def to(self, device: torch.device) -> Lookup:
         """The same on a device."""
-        return Lookup(self.codes.to(device), self.width)
+        return Lookup(self.codes.to(device), self.width, None if self.scales is None else self.scales.to(device))
 
     def rows(self, ids: Tensor, dy: Tensor) -> Rows:
         """P_in^T X^T dY of one-hot X, from ids [B, T] and dY [B, T, d2]: rows of one column are summed."""
         codes = self.codes[ids]  # [B, T]
         columns, order = (codes.abs().long() - 1).sort(1)  # -1: ids without a column, whose rows are made zero
-        values = (dy * codes.sign().unsqueeze(-1)).gather(1, order.unsqueeze(-1).expand_as(dy))
+        entries = codes.sign() if self.scales is None else codes.sign() * self.scales[ids]
+        values = (dy * entries.unsqueeze(-1)).gather(1, order.unsqueeze(-1).expand_as(dy))
         changes = columns[:, 1:] != columns[:, :-1]
         place = torch.nn.functional.pad(changes.cumsum(1), (1, 0))  # [B, T], among the example's distinct columns
         return Rows(

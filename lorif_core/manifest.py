@@ -51,6 +51,8 @@ class ShardEntry:
     bytes: int
     sha256: str
     data: str
+    energy: dict[str, float] = field(default_factory=dict)
+    """Per layer, the sum of squared norms of its rows' projected gradients before they were factored."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,19 @@ class Manifest:
     def bits(self) -> int:
         """Of a stored number."""
         return int(self.options["bits"])
+
+    def energy(self, layer: str) -> float:
+        """The sum of squared norms of all examples' projected gradients of a layer, as they were before factoring.
+
+        Raises:
+            StoreError: an earlier version wrote the index and did not record it.
+        """
+        if any(layer not in shard.energy for shard in self.shards):
+            raise StoreError(
+                f"this index does not record how much of the gradients of {layer} its factors keep, which damping='auto' "
+                "needs: build it anew with this version, or give damping a number"
+            )
+        return sum(shard.energy[layer] for shard in self.shards)
 
     def data_digest(self) -> str:
         """Digest of the indexed examples, in order."""

@@ -30,6 +30,13 @@ class Objective(ABC):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The training loss of each example, float [B], summed over its tokens or outputs."""
 
+    def sampled_loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
+        """The same with labels drawn from the model's own predictions, whose gradients' second moment is the Fisher matrix.
+
+        An objective that cannot draw them takes the true labels; one that overrides `loss` overrides this too.
+        """
+        return self.loss(model, batch)
+
     def measure(self, model: nn.Module, batch: Batch) -> Tensor:
         """What a query explains, float [B]; a positive score then means: training on the example lowers it."""
         return self.loss(model, batch)
@@ -44,6 +51,15 @@ class Classification(Objective):
         Raises:
             ValueError: the model's output is not [B, K], or the batch has no targets.
         """
+        return functional.cross_entropy(*self._predictions(model, batch), reduction="none")
+
+    def sampled_loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Cross entropy [B] of a class drawn for each example."""
+        logits, _ = self._predictions(model, batch)
+        return functional.cross_entropy(logits, draw(logits, generator), reduction="none")
+
+    def _predictions(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits [B, K] and class codes [B]."""
         inputs, targets = split_batch(batch)
         logits = logits_of(call(model, inputs))
         if targets is None:
@@ -55,7 +71,7 @@ class Classification(Objective):
                 "Classification expects logits [B, K] and class codes [B], "
                 f"got logits {tuple(logits.shape)} and targets {tuple(targets.shape)}"
             )
-        return functional.cross_entropy(logits.float(), targets.long(), reduction="none")
+        return logits.float(), targets.long()
 
 
 class CausalLM(Objective):
@@ -71,6 +87,16 @@ class CausalLM(Objective):
         Raises:
             ValueError: the model's output is not [B, T, V].
         """
+        return _token_loss(*self._predictions(model, batch))
+
+    def sampled_loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Summed cross entropy [B] of a next token drawn at each position that is not ignored."""
+        logits, labels = self._predictions(model, batch)
+        drawn = draw(logits, generator)  # [B, T]
+        return _token_loss(logits, drawn.where(labels != IGNORED, IGNORED))
+
+    def _predictions(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits [B, T, V] and the next tokens [B, T] they predict, the last one ignored."""
         inputs, labels = split_batch(batch)
         if labels is None:
             labels = inputs["input_ids"] if isinstance(inputs, Mapping) else inputs
@@ -83,11 +109,7 @@ class CausalLM(Objective):
             )
         # Position t predicts token t + 1, the last one nothing. Ignoring it costs less than copying the other logits, and
         # rows of [B T, V] are normalised where they lie.
-        following = functional.pad(labels[:, 1:].long(), (0, 1), value=IGNORED)
-        token_loss = functional.cross_entropy(
-            logits.float().flatten(0, 1), following.flatten(), ignore_index=IGNORED, reduction="none"
-        ).view_as(following)
-        return token_loss.sum(1)
+        return logits.float(), functional.pad(labels[:, 1:].long(), (0, 1), value=IGNORED)
 
 
 class Regression(Objective):
@@ -116,6 +138,18 @@ class Regression(Objective):
             if outputs.ndim > 1
             else (0.5 * (outputs - targets.float()).square())
         )
+
+
+def _token_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy [B] of [B, T, V] against [B, T], summed over T."""
+    found = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
+    return found.view_as(labels).sum(1)
+
+
+def draw(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """One class code [...] from each softmax of logits [..., K]."""
+    chances = logits.detach().softmax(-1).flatten(0, -2)
+    return torch.multinomial(chances, 1, generator=generator).view(logits.shape[:-1])
 
 
 BUILT_IN: dict[str, type[Objective]] = {c.__name__: c for c in (Classification, CausalLM, Regression)}

@@ -9,10 +9,11 @@ from typing import Any, Literal, get_args
 
 from lorif_core.precision import Precision
 
-Projection = Literal["identity", "rademacher", "pca"]
+Projection = Literal["identity", "rademacher", "pca", "kfac", "kfac_true", "whitened"]
 PLANNED = ("projection_factor", "factor_rank", "storage", "bits")
 Storage = Literal["factors", "dense"]
 Bits = Literal[32, 16, 8, 4, 2, 1]
+AUTO = "auto"
 DampingRule = Literal["mean_norm", "trace", "paper", "absolute"]
 
 
@@ -21,7 +22,9 @@ class IndexOptions:
     """What is stored of each example. A change of any of these needs another index."""
 
     projection: Projection = "pca"
-    """identity: P = I; rademacher: random signs / sqrt(d); pca: top eigenvectors of input and output-gradient moments."""
+    """identity: P = I; rademacher: random signs / sqrt(d); pca: top eigenvectors of input and output-gradient moments;
+    whitened: those, whitened; kfac: whitened by moments of sampled labels, so that scores are plain dot products and the
+    curvature's options have no effect; kfac_true: the same, of true labels (`lorif_core.whitening`)."""
     projection_factor: float = 4
     """f: a side n becomes max(1, n // f), sides of at most 16 stay whole. No effect with `identity`."""
     factor_rank: int = 1
@@ -72,8 +75,9 @@ class CurvatureOptions:
 
     curvature_rank: int = 256
     """r: directions of the truncated SVD of a layer's stacked gradients; more than there are means all; 0 = none."""
-    damping: float = 0.5
-    """Multiplier of the rule below, or lambda itself with `absolute`."""
+    damping: float | Literal["auto"] = 0.5
+    """Multiplier of the rule below, or lambda itself with `absolute`; "auto": each layer's lambda is chosen from the index
+    alone (`lorif_core.damping`), whatever the rule."""
     damping_rule: DampingRule = "mean_norm"
     """lambda of a layer = damping times: mean_norm: trace(GtG)/N; trace: trace(GtG)/D; paper: the mean of the r+p largest
     squared singular values; absolute: 1."""
@@ -85,8 +89,8 @@ class CurvatureOptions:
         found = []
         if not isinstance(self.curvature_rank, int) or self.curvature_rank < 0:
             found.append(f"curvature_rank: expected an integer >= 0, got {self.curvature_rank!r}")
-        if not isinstance(self.damping, int | float) or not 0 < self.damping < math.inf:
-            found.append(f"damping: expected a finite number > 0, got {self.damping!r}")
+        if self.damping != AUTO and (not isinstance(self.damping, int | float) or not 0 < self.damping < math.inf):
+            found.append(f"damping: expected a finite number > 0 or {AUTO!r}, got {self.damping!r}")
         if self.damping_rule not in get_args(DampingRule):
             found.append(f"damping_rule: expected one of {get_args(DampingRule)}, got {self.damping_rule!r}")
         return found

@@ -8,6 +8,7 @@ Axes: a / b input and output side of a layer, d1 / d2 their projected sizes, f t
 - pca: the top eigenvectors of the uncentred second moments of the layer's inputs and of its output gradients (LoGRA's
   `pca`, papers/lorif.md 11), one pass over a sample of the examples, turned at random within the space they span: no dot
   product changes, and the numbers of a gradient are of one size, as codes of few bits need. Of ids the commonest ones.
+- kfac, whitened: the same, and whitened (`lorif_core.whitening`).
 """
 
 from __future__ import annotations
@@ -21,12 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lorif_core.capture import Loss, Shared, tapped
+from lorif_core.capture import Loss, Shared
 from lorif_core.contraction import Sides
-from lorif_core.layers import Layer, OneHotRule, WholeRule
-from lorif_core.loaders import examples_of, sampled
+from lorif_core.layers import Layer, OneHotRule
 from lorif_core.lookup import Lookup, commonest, every_id, hashed
-from lorif_core.objectives import batch_rows, to_device
+from lorif_core.moments import positions_wanted, second_moments
 
 WHOLE_SIDE = 16
 """A side this small is kept whole: projecting it saves a few numbers and loses most of the layer (classes, scale rows)."""
@@ -48,17 +48,24 @@ class Projections:
     kind: str
     sides: dict[str, Sides]
 
+    @property
+    def measured(self) -> bool:
+        """Whether the matrices come from model and data, so that they are kept beside the index."""
+        return self.kind not in ("identity", "rademacher")
+
     def size(self, layer: Layer) -> tuple[int, int]:
         """(d1, d2) of a layer."""
         p_in, p_out = self.sides[layer.name]
         return layer.rows if p_in is None else p_in.shape[1], layer.columns if p_out is None else p_out.shape[1]
 
     def tensors(self) -> dict[str, Tensor]:
-        """The matrices under `in.<layer>` and `out.<layer>`."""
+        """The matrices under `in.<layer>` and `out.<layer>`; a lookup's scales under `scale.<layer>`."""
         named = {
             f"{side}.{name}": p for name, ps in self.sides.items() for side, p in zip(("in", "out"), ps, strict=True)
         }
         matrices = {name: p.codes if isinstance(p, Lookup) else p for name, p in named.items() if p is not None}
+        lookups = {name: p for name, (p, _) in self.sides.items() if isinstance(p, Lookup)}
+        matrices |= {f"scale.{name}": p.scales for name, p in lookups.items() if p.scales is not None}
         return {name: matrix.cpu().contiguous() for name, matrix in matrices.items()}
 
     def digest(self) -> str:
@@ -88,7 +95,7 @@ def from_tensors(kind: str, layers: Sequence[Layer], stored: dict[str, Tensor], 
     def inputs(layer: Layer) -> Tensor | Lookup | None:
         found = stored.get(f"in.{layer.name}")
         if isinstance(layer.rule, OneHotRule) and found is not None:
-            return Lookup(found, projected_size(layer.rows, factor))
+            return Lookup(found, projected_size(layer.rows, factor), stored.get(f"scale.{layer.name}"))
         return found
 
     return Projections(kind, {x.name: (inputs(x), stored.get(f"out.{x.name}")) for x in layers})
@@ -172,20 +179,17 @@ def pca(
     Raises:
         ValueError: a second moment is not finite.
     """
-    moments = _Moments()
-    widest = max(max(0 if isinstance(x.rule, OneHotRule) else x.rows, x.columns) for x in layers)
-    step = _sampling_step(loader, positions_per_example, widest)
-    used = 0
-    with tapped(model, layers, moments.on_input, moments.on_gradient, shared) as tape:
-        for batch in sampled(loader, step):
-            tape(loss, to_device(batch, device))
-            used += batch_rows(batch)
-            progress(used)
-    bad = sorted(name for name, m in moments.sums.items() if not torch.isfinite(m).all())
-    if bad:
-        raise ValueError(
-            f"inputs or gradients of layers {bad} are not finite: check the model's weights and the training data"
-        )
+    moments = second_moments(
+        model,
+        layers,
+        loss,
+        loader,
+        positions=positions_wanted(layers, PCA_POSITIONS, PCA_POSITIONS_A_SIDE),
+        positions_per_example=positions_per_example,
+        shared=shared,
+        device=device,
+        progress=progress,
+    )
 
     def side(name: str, size: int) -> Tensor | None:
         d = projected_size(size, factor)
@@ -206,40 +210,12 @@ def pca(
 
 def top_eigenvectors(moment: Tensor, d: int) -> Tensor:
     """Eigenvectors [n, d] of the d largest eigenvalues of [n, n], largest first, fixed signs; float32."""
-    vectors = torch.linalg.eigh(moment if len(moment) <= 512 else moment.float())[1].flip(1)[:, :d]
+    return top_eigenpairs(moment, d)[1].to(torch.float32).contiguous()
+
+
+def top_eigenpairs(moment: Tensor, d: int) -> tuple[Tensor, Tensor]:
+    """(values [d], vectors [n, d]) of the d largest eigenvalues of [n, n], largest first, fixed signs."""
+    values, vectors = torch.linalg.eigh(moment if len(moment) <= 512 else moment.float())
+    values, vectors = values.flip(0)[:d], vectors.flip(1)[:, :d]
     largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
-    signed: Tensor = (vectors * largest.sign()).to(torch.float32).contiguous()
-    return signed
-
-
-class _Moments:
-    """Sums of X^T X and dY^T dY of each layer (of G G^T and G^T G where only the whole gradient is known), float64."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-
-    def _add(self, name: str, moment: Tensor) -> None:
-        previous = self.sums.get(name)
-        self.sums[name] = moment.double() if previous is None else previous + moment
-
-    def on_input(self, layer: Layer, x: Tensor) -> Tensor:
-        if isinstance(layer.rule, WholeRule):
-            return layer.rule.keep(layer.module, x)
-        self._add(f"in.{layer.name}", layer.rule.input_moment(layer.module, x))
-        return x[:0]  # the backward pass needs no input for dY^T dY
-
-    def on_gradient(self, layer: Layer, kept: Tensor, dy: Tensor) -> None:
-        if isinstance(layer.rule, WholeRule):
-            whole = layer.rule.matrix(layer.module, kept, dy)  # [B, a, b]
-            self._add(f"in.{layer.name}", (whole @ whole.mT).sum(0))
-            self._add(f"out.{layer.name}", (whole.mT @ whole).sum(0))
-        else:
-            columns = layer.rule.outputs(layer.module, dy).flatten(0, 1)  # [B T, b]
-            self._add(f"out.{layer.name}", columns.T @ columns)
-
-
-def _sampling_step(loader: Iterable[Any], positions_per_example: int, widest: int) -> int:
-    """Use every how-manieth example: a few positions for each unit of the widest side, spanning the data."""
-    positions = max(PCA_POSITIONS, PCA_POSITIONS_A_SIDE * widest)
-    examples, wanted = examples_of(loader), -(-positions // positions_per_example)
-    return max(1, examples // wanted) if examples else 1
+    return values, vectors * largest.sign()

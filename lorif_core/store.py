@@ -113,6 +113,7 @@ class StoreWriter:
         self.path, self.manifest, self.shard_rows = path, manifest, shard_rows
         (path / SHARDS).mkdir(parents=True, exist_ok=True)
         self._rows: list[dict[str, Tensor]] = []
+        self._energies: list[dict[str, Tensor]] = []
         self._pending = 0
         self._digest = ExampleDigest()
 
@@ -121,8 +122,18 @@ class StoreWriter:
         """Rows in finished shards."""
         return self.manifest.examples
 
-    def append(self, gradients: dict[str, Stored], losses: Tensor, batch: Batch, skip: int) -> None:
-        """Add the rows of one batch from `skip` on; writes every shard that becomes full."""
+    def append(
+        self, gradients: dict[str, Stored], energies: dict[str, Tensor], losses: Tensor, batch: Batch, skip: int
+    ) -> None:
+        """Add the rows of one batch from `skip` on; writes every shard that becomes full.
+
+        Args:
+            gradients: of each layer, as they are stored.
+            energies: squared norms [B] of each layer's gradients before factoring and coding.
+            losses: [B].
+            batch: what they were made from.
+            skip: rows already written.
+        """
         size = batch_rows(batch)
         rows = {
             f"{name}.{layer.name}": tensor
@@ -133,6 +144,9 @@ class StoreWriter:
         while skip < size:
             stop = min(size, skip + self.shard_rows - self._pending)
             self._rows.append({name: tensor[skip:stop] for name, tensor in rows.items()})
+            self._energies.append(
+                {name: energy[skip:stop].to("cpu", torch.float64) for name, energy in energies.items()}
+            )
             self._digest.update(batch, skip, stop)
             self._pending += stop - skip
             skip = stop
@@ -162,10 +176,11 @@ class StoreWriter:
         file = f"{SHARDS}/{len(self.manifest.shards):05d}.safetensors"
         tensors = {name: torch.cat([part[name] for part in self._rows]) for name in self._rows[0]}
         sha, size = write_tensors(self.path / file, tensors)
-        entry = ShardEntry(file, self.finished, self._pending, size, sha, self._digest.take())
+        energy = {name: float(torch.cat([part[name] for part in self._energies]).sum()) for name in self._energies[0]}
+        entry = ShardEntry(file, self.finished, self._pending, size, sha, self._digest.take(), energy)
         self.manifest = self.manifest.with_(shards=[*self.manifest.shards, entry])
         self.manifest.write(self.path)
-        self._rows, self._pending = [], 0
+        self._rows, self._energies, self._pending = [], [], 0
 
 
 def check_rows(folder: Path, manifest: Manifest, batch: Batch, start: int, digest: ExampleDigest) -> int:

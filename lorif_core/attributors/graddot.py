@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import torch
-
 from lorif_core.attributors.lorif import LoRIF
-from lorif_core.inverse import LayerInverse, PrimalInverse
+from lorif_core.inverse import LayerInverse, identities
 
 
 class GradDot(LoRIF):
@@ -15,5 +13,4 @@ class GradDot(LoRIF):
     """
 
     def _fit_curvature(self, keep: bool) -> dict[str, LayerInverse]:
-        nothing = {x.name: torch.zeros(x.size, 0, device=self.device) for x in self.store.manifest.layers}
-        return {name: PrimalInverse(v, torch.zeros(0, device=self.device), 1.0) for name, v in nothing.items()}
+        return identities({layer.name: layer.size for layer in self.store.manifest.layers}, self.device)

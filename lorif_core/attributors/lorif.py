@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from safetensors.torch import load
@@ -24,11 +24,12 @@ from lorif_core.attributors.base import Attributor
 from lorif_core.capture import frozen
 from lorif_core.contraction import dense
 from lorif_core.curvature import GRAM_SIDE, fit_curvature
+from lorif_core.damping import rescaled
 from lorif_core.digests import model_fingerprint
 from lorif_core.errors import StoreError
 from lorif_core.gradients import device_of, read_plan
 from lorif_core.index import Build, Progress
-from lorif_core.inverse import DualInverse, LayerInverse, from_tensors, to_tensors
+from lorif_core.inverse import DualInverse, LayerInverse, from_tensors, identities, to_tensors
 from lorif_core.manifest import Manifest
 from lorif_core.objectives import BUILT_IN, Batch, Objective, describe
 from lorif_core.options import (
@@ -44,6 +45,7 @@ from lorif_core.options import (
 from lorif_core.precision import Precision, in_precision
 from lorif_core.scoring import Queries, TopK, all_scores, self_influence, top_k
 from lorif_core.store import FactorStore, Ids
+from lorif_core.whitening import PRECONDITIONED
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +74,7 @@ class LoRIF(Attributor):
         projection_factor: float = 4,
         factor_rank: int = 1,
         curvature_rank: int = 256,
-        damping: float = 0.5,
+        damping: float | Literal["auto"] = 0.5,
         damping_rule: DampingRule = "mean_norm",
         storage: Storage = "factors",
         bits: Bits = 16,
@@ -89,11 +91,11 @@ class LoRIF(Attributor):
         Args:
             model: any module; left exactly as it was after every call.
             objective: what is differentiated and what a query explains.
-            projection: identity, rademacher or pca.
+            projection: identity, rademacher, pca, whitened, or kfac and kfac_true, with which curvature options have no effect.
             projection_factor: f; a side n of a layer becomes max(1, n // f), sides of at most 16 stay whole.
             factor_rank: c of one example's layer gradient.
             curvature_rank: r of the truncated SVD; more than there are means all.
-            damping: multiplier of `damping_rule`.
+            damping: multiplier of `damping_rule`, or "auto".
             damping_rule: mean_norm, trace, paper or absolute.
             storage: factors or dense.
             bits: 32 (float32), 16 (bfloat16), 8, 4, 2 or 1 a stored number.
@@ -325,12 +327,13 @@ class LoRIF(Attributor):
         Args:
             keep: put what was fitted beside the index.
         """
+        if self.options.projection in PRECONDITIONED:
+            return identities({layer.name: layer.size for layer in self.store.manifest.layers}, self.device)
         wanted = {"options": asdict(self.curvature_options), "data": self.store.manifest.data_digest()}
         folder, manifest = self.store.path, self.store.manifest
         kept = manifest.curvature or {}
-        if kept and kept | {"options": kept["options"] | {"damping": self.curvature_options.damping}} == kept | wanted:
-            scale = self.curvature_options.damping / kept["options"]["damping"]
-            damping = {name: scale * value for name, value in kept["damping"].items()}
+        damping = rescaled(kept, wanted)
+        if damping is not None:
             try:
                 return _read_curvature(folder / CURVATURE, manifest.files[CURVATURE], damping, self.device)
             except StoreError as error:

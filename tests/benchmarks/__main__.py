@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tests.benchmarks import codecs, fit_time, label_errors, lds, peers
+from tests.benchmarks import codecs, damping, fit_time, label_errors, lds, peers
 
 
 def main() -> None:
@@ -18,6 +18,7 @@ def main() -> None:
     if args.data:
         lds.main(["--data", str(args.data)])
         codecs.main(["--data", str(args.data)])
+        damping.main(["--data", str(args.data)])
     label_errors.main(["--data", str(args.data / "data")] if args.data else [])
 
 

@@ -19,7 +19,7 @@ from tests.benchmarks.table import Row, show
 from tests.benchmarks.truths import Truth, digits_mlp, tiny_lm
 
 DAMPINGS = (0.1, 0.3, 0.5, 1.0, 3.0, 10.0)
-PROJECTIONS = ("pca", "rademacher")
+PROJECTIONS = ("pca", "rademacher", "whitened")
 RUNS: dict[str, list[dict[str, Any]]] = {
     "digits": [{"projection_factor": f, "bits": bits} for f in (1, 4, 8) for bits in (16, 8, 4, 2, 1)],
     "tiny_lm": [

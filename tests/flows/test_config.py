@@ -96,7 +96,7 @@ def test_numbers_that_are_not_finite_are_refused_by_their_key(tmp_path: Path) ->
     overrides, _ = read_overrides([*options, "--decide.budget", ".inf"], CleanConfig)
     assert problems_of(file, overrides) == [
         f"{file}: data.init_args: noise.rates.1 should be a finite number, got nan",
-        "--index.damping: input should be a finite number, got inf",
+        "--index.damping: input should be a finite number, or 'auto', got inf",
         "--signals.damping: input should be a finite number, got inf",
         "--decide.budget: input should be a finite number, got inf",
         "--decide.threshold: input should be a finite number, got nan",

@@ -1,0 +1,102 @@
+"""Second moments of each layer's inputs and output gradients, over a sample of the training examples.
+
+Axes: B examples of a batch, T positions, a / b input and output side of a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lorif_core.capture import Loss, Shared, tapped
+from lorif_core.layers import Layer, OneHotRule, WholeRule
+from lorif_core.loaders import examples_of, sampled
+from lorif_core.objectives import batch_rows, to_device
+
+
+@dataclass
+class Moments:
+    """Sums over examples and positions, float64: `in.<layer>` X^T X [a, a] (of ids their counts [a]), `out.<layer>` dY^T dY.
+
+    Of layers of which only the whole gradient is known, `in` is the sum of G G^T and `out` of G^T G.
+    """
+
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    positions: dict[str, int] = field(default_factory=dict)
+    """Positions that the sums of a layer are over; 0 of those of whole gradients."""
+    examples: int = 0
+
+    def on_input(self, layer: Layer, x: Tensor) -> Tensor:
+        """Add one call's inputs."""
+        if isinstance(layer.rule, WholeRule):
+            return layer.rule.keep(layer.module, x)
+        self._add(f"in.{layer.name}", layer.rule.input_moment(layer.module, x))
+        return x[:0]  # the backward pass needs no input for dY^T dY
+
+    def on_gradient(self, layer: Layer, kept: Tensor, dy: Tensor) -> None:
+        """Add one call's output gradients."""
+        if isinstance(layer.rule, WholeRule):
+            whole = layer.rule.matrix(layer.module, kept, dy)  # [B, a, b]
+            self._add(f"in.{layer.name}", (whole @ whole.mT).sum(0))
+            self._add(f"out.{layer.name}", (whole.mT @ whole).sum(0))
+        else:
+            columns = layer.rule.outputs(layer.module, dy).flatten(0, 1)  # [B T, b]
+            self._add(f"out.{layer.name}", columns.T @ columns)
+            self.positions[layer.name] = self.positions.get(layer.name, 0) + len(columns)
+
+    def _add(self, name: str, moment: Tensor) -> None:
+        previous = self.sums.get(name)
+        self.sums[name] = moment.double() if previous is None else previous + moment
+
+
+def second_moments(
+    model: nn.Module,
+    layers: Sequence[Layer],
+    loss: Loss,
+    loader: Iterable[Any],
+    *,
+    positions: int,
+    positions_per_example: int,
+    shared: Shared,
+    device: torch.device,
+    progress: Callable[[int], None],
+) -> Moments:
+    """One pass over evenly spaced examples.
+
+    Args:
+        model: the model, already frozen.
+        layers: whose moments.
+        loss: per-example loss [B].
+        loader: batches of training examples.
+        positions: how many to use at least, where there are as many.
+        positions_per_example: the fewest one example gives any layer.
+        shared: layers that run once for a whole batch.
+        device: where the model is.
+        progress: told the examples used so far.
+
+    Raises:
+        ValueError: a second moment is not finite.
+    """
+    moments, examples = Moments(), examples_of(loader)
+    step = max(1, examples // -(-positions // positions_per_example)) if examples else 1
+    with tapped(model, layers, moments.on_input, moments.on_gradient, shared) as tape:
+        for batch in sampled(loader, step):
+            tape(loss, to_device(batch, device))
+            moments.examples += batch_rows(batch)
+            progress(moments.examples)
+    bad = sorted(name for name, m in moments.sums.items() if not torch.isfinite(m).all())
+    if bad:
+        raise ValueError(
+            f"inputs or gradients of layers {bad} are not finite: check the model's weights and the training data"
+        )
+    return moments
+
+
+def positions_wanted(layers: Sequence[Layer], least: int, a_side: int) -> int:
+    """A few positions for each unit of the widest side."""
+    widest = max(max(0 if isinstance(x.rule, OneHotRule) else x.rows, x.columns) for x in layers)
+    return max(least, a_side * widest)

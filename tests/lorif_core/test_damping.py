@@ -1,0 +1,205 @@
+"""Damping: the rules, and `auto` against rows really left out.
+
+Axes: N = 30 examples, D a layer's flattened gradient, r curvature rank.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lorif_core import Classification, LoRIF, StoreError
+from lorif_core.damping import (
+    MULTIPLIERS,
+    Sampled,
+    chosen_damping,
+    damping_of,
+    distance,
+    evenly_spaced,
+    held_out_scores,
+    lost_damping,
+)
+from lorif_core.options import CurvatureOptions
+
+
+def gradients(count: int, size: int, noise: float = 1.0) -> Tensor:
+    """A few strong directions and noise, float64 [count, size]."""
+    generator = torch.Generator().manual_seed(0)
+    strong = torch.randn(count, 4, generator=generator, dtype=torch.float64) @ torch.randn(
+        4, size, generator=generator, dtype=torch.float64
+    )
+    return strong + noise * torch.randn(count, size, generator=generator, dtype=torch.float64)
+
+
+def sampled(rows: Tensor, rank: int) -> tuple[Sampled, Tensor]:
+    """All rows, in the basis of their first `rank` singular directions, and S^2."""
+    _, singular, vectors = torch.linalg.svd(rows, full_matrices=False)
+    coordinates = rows @ vectors[:rank].T
+    return Sampled(rows @ rows.T, coordinates, rank == len(singular)), singular[:rank].square()
+
+
+@pytest.mark.parametrize("size", [12, 90])
+def test_held_out_scores_equal_refits(size: int) -> None:
+    """Every pair's score with both examples taken out of the matrix that is inverted."""
+    rows, damping = gradients(30, size), 3.0
+    found = held_out_scores(*sampled(rows, min(rows.shape)), damping)
+    for i, j in ((0, 1), (3, 17), (8, 8), (29, 0)):
+        others = torch.tensor([k for k in range(30) if k not in (i, j)])
+        curvature = rows[others].T @ rows[others] + damping * torch.eye(size)
+        expected = rows[i] @ torch.linalg.solve(curvature, rows[j])
+        torch.testing.assert_close(found[i, j], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_truncated_curvature_has_its_directions_held_out_only() -> None:
+    rows, damping = gradients(30, 90), 3.0
+    data, values = sampled(rows, 5)
+    found = held_out_scores(data, values, damping)
+    vectors = torch.linalg.svd(rows, full_matrices=False)[2][:5].T  # [D, r]
+    left_out = rows[[3, 17]] @ vectors
+    inner = torch.diag(values) - left_out.T @ left_out  # V^T G^T G V without the two
+    curvature = vectors @ inner @ vectors.T + damping * torch.eye(90)
+    torch.testing.assert_close(found[3, 17], rows[3] @ torch.linalg.solve(curvature, rows[17]), rtol=1e-9, atol=1e-12)
+
+
+def test_chosen_is_near_the_best_inverse_of_the_true_second_moment() -> None:
+    """The criterion sees a sample; the distance to the inverse of the moment it was drawn from is known here."""
+    count, size = 60, 120
+    generator = torch.Generator().manual_seed(1)
+    spectrum = torch.arange(1, size + 1, dtype=torch.float64) ** -1.5
+    rows = torch.randn(count, size, generator=generator, dtype=torch.float64) * spectrum.sqrt()
+    data, values = sampled(rows, count)
+
+    def truly(damping: float) -> float:
+        estimate = count * torch.linalg.inv(rows.T @ rows + damping * torch.eye(size))
+        root = torch.diag(spectrum.sqrt())
+        return float((root @ estimate @ root - torch.eye(size)).square().sum())
+
+    mean_norm = float(rows.square().sum()) / count
+    chosen = chosen_damping(data, values, count, mean_norm)
+    assert truly(chosen) < 1.1 * min(truly(multiplier * mean_norm) for multiplier in MULTIPLIERS)
+
+
+def test_more_noise_more_damping() -> None:
+    """In units of the mean squared norm, which the choice is otherwise indifferent to."""
+    chosen = []
+    for noise in (0.1, 1.0, 3.0):
+        rows = gradients(60, 200, noise)
+        data, values = sampled(rows, 60)
+        norm = float(rows.square().sum()) / 60
+        chosen.append(chosen_damping(data, values, 60, norm) / norm)
+        scaled, larger = sampled(100 * rows, 60)
+        assert chosen_damping(scaled, larger, 60, 1e4 * norm) == pytest.approx(1e4 * chosen[-1] * norm, rel=1e-6)
+    assert chosen[0] < chosen[1] < chosen[2]
+
+
+def test_duplicates_and_lone_directions_stay_finite() -> None:
+    rows = torch.eye(6, dtype=torch.float64)[[0, 0, 1, 2, 3, 4]]
+    data, values = sampled(rows, 6)
+    assert all(torch.isfinite(torch.tensor(distance(data, values, 6, damping))) for damping in (1e-12, 1.0, 1e9))
+
+
+def test_lost_energy_is_spread_over_the_directions_there_can_be() -> None:
+    assert lost_damping(whole=10.0, stored=4.0, examples=3, size=100) == 2.0
+    assert lost_damping(whole=10.0, stored=4.0, examples=100, size=3) == 2.0
+    assert lost_damping(whole=4.0, stored=4.001, examples=3, size=100) == 0.0
+
+
+def test_rules() -> None:
+    def lam(rule: str, trace: float = 12.0) -> float:
+        options = CurvatureOptions(damping=0.5, damping_rule=rule)  # type: ignore[arg-type]
+        return damping_of(options, trace, examples=4, size=6, mean_value=7.0)
+
+    assert [lam(rule) for rule in ("mean_norm", "trace", "paper", "absolute")] == [1.5, 1.0, 3.5, 0.5]
+    assert lam("mean_norm", trace=0.0) == 0.5
+
+
+def test_evenly_spaced() -> None:
+    assert evenly_spaced(3, 10).tolist() == [0, 1, 2]
+    assert evenly_spaced(101, 3).tolist() == [0, 50, 100]
+
+
+class Net(nn.Module):
+    """Positions share the weights, so that rank-1 factors lose something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(20, 24), nn.Linear(24, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.first(x)).mean(1))
+
+
+@pytest.fixture
+def problem() -> tuple[Net, DataLoader[tuple[Tensor, ...]]]:
+    torch.manual_seed(0)
+    x, y = torch.randn(40, 5, 20), torch.randint(3, (40,))
+    return Net(), DataLoader(TensorDataset(x, y), batch_size=16)
+
+
+@pytest.mark.parametrize("rank", [0, 4, 1000])
+def test_auto_of_an_index(problem: tuple[Net, DataLoader[tuple[Tensor, ...]]], tmp_path: Path, rank: int) -> None:
+    """Chosen a layer, recorded, kept for the next load, and the scores are those of that number."""
+    model, loader = problem
+    fitted = LoRIF(model, Classification(), curvature_rank=rank, damping="auto", projection_factor=1).fit(
+        loader, tmp_path
+    )
+    record = fitted.store.manifest.curvature
+    assert record is not None
+    assert record["options"]["damping"] == "auto"
+    assert set(record["damping"]) == {"first", "last"}
+    scores = fitted.score(loader)
+    assert torch.isfinite(scores).all()
+    torch.testing.assert_close(LoRIF.load(tmp_path, model).score(loader), scores)
+    name, value = "last", record["damping"]["last"]
+    alone = LoRIF.load(tmp_path, model, damping=value, damping_rule="absolute")
+    assert alone.curvature[name].damping == pytest.approx(value)
+
+
+def test_between_auto_and_a_number_nothing_is_rescaled(
+    problem: tuple[Net, DataLoader[tuple[Tensor, ...]]], tmp_path: Path
+) -> None:
+    model, loader = problem
+    LoRIF(model, Classification(), damping="auto").fit(loader, tmp_path / "auto")
+    number = LoRIF(model, Classification(), damping=2.0).fit(loader, tmp_path / "number")
+    loaded = LoRIF.load(tmp_path / "auto", model, damping=2.0)
+    for name, inverse in number.curvature.items():
+        assert loaded.curvature[name].damping == pytest.approx(inverse.damping)
+    auto, again = LoRIF.load(tmp_path / "auto", model), LoRIF.load(tmp_path / "number", model, damping="auto")
+    for name, inverse in auto.curvature.items():
+        assert again.curvature[name].damping == pytest.approx(inverse.damping)
+    doubled = LoRIF.load(tmp_path / "number", model, damping=4.0)
+    for name, inverse in number.curvature.items():
+        assert doubled.curvature[name].damping == pytest.approx(2 * inverse.damping)
+
+
+def test_index_records_what_factors_lost(problem: tuple[Net, DataLoader[tuple[Tensor, ...]]], tmp_path: Path) -> None:
+    model, loader = problem
+    fitted = LoRIF(model, Classification(), projection="identity", bits=32).fit(loader, tmp_path)
+    whole = dict.fromkeys(("first", "last"), 0.0)
+    for batch in fitted.gradients(loader):
+        for name, gradient in batch.items():
+            whole[name] += float(gradient.double().square().sum())
+    for name, value in whole.items():
+        assert fitted.store.manifest.energy(name) == pytest.approx(value, rel=1e-5)
+        stored = sum(float(b.dense(torch.device("cpu")).square().sum()) for b in fitted.store.blocks(name, 7))
+        assert stored < value if name == "first" else stored == pytest.approx(value, rel=1e-5)
+
+
+def test_index_that_does_not_say_what_was_lost(
+    problem: tuple[Net, DataLoader[tuple[Tensor, ...]]], tmp_path: Path
+) -> None:
+    model, loader = problem
+    manifest = LoRIF(model, Classification()).fit(loader, tmp_path).store.manifest
+    older = [shard.__class__(**{**vars(shard), "energy": {}}) for shard in manifest.shards]
+    manifest.with_(shards=older).write(tmp_path)
+    with pytest.raises(StoreError, match="give damping a number"):
+        LoRIF.load(tmp_path, model, damping="auto").score(loader)
+
+
+def test_neither_auto_nor_a_number_is_refused(problem: tuple[Net, DataLoader[tuple[Tensor, ...]]]) -> None:
+    with pytest.raises(ValueError, match="damping: expected a finite number > 0 or 'auto', got 'automatic'"):
+        LoRIF(problem[0], Classification(), damping="automatic")  # type: ignore[arg-type]
