@@ -14,6 +14,6 @@ class GradDot(LoRIF):
     Random projections are scaled by 1/sqrt(d), so that the dot product is unbiased; a pca projection keeps its top part.
     """
 
-    def _fit_curvature(self, keep: bool) -> dict[str, LayerInverse]:
+    def _fit_curvature(self, keep: bool, anew: bool = False) -> dict[str, LayerInverse]:
         nothing = {x.name: torch.zeros(x.size, 0, device=self.device) for x in self.store.manifest.layers}
         return {name: PrimalInverse(v, torch.zeros(0, device=self.device), 1.0) for name, v in nothing.items()}

@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors.torch import load
 from torch import Tensor, nn
 
-from lorif_core.atomic import file_digest, single_writer, write_tensors
-from lorif_core.attributors.base import Attributor
+from lorif_core.attributors.maintained import Maintained
 from lorif_core.capture import frozen
 from lorif_core.contraction import dense
 from lorif_core.curvature import GRAM_SIDE, fit_curvature
@@ -28,8 +26,8 @@ from lorif_core.digests import model_fingerprint
 from lorif_core.errors import StoreError
 from lorif_core.gradients import device_of, read_plan
 from lorif_core.index import Build, Progress
-from lorif_core.inverse import DualInverse, LayerInverse, from_tensors, to_tensors
-from lorif_core.manifest import Manifest
+from lorif_core.inverse import DualInverse, LayerInverse
+from lorif_core.kept import read_curvature, replace_curvature
 from lorif_core.objectives import BUILT_IN, Batch, Objective, describe
 from lorif_core.options import (
     Bits,
@@ -46,12 +44,11 @@ from lorif_core.store import FactorStore, Ids
 
 log = logging.getLogger(__name__)
 
-CURVATURE = "curvature.safetensors"
 QUERY_NUMBERS = 2**27
 """Floats of the queries, and of their scores over a small index, held at once (512 MB); more stream the index again."""
 
 
-class LoRIF(Attributor):
+class LoRIF(Maintained):
     """Low-rank influence functions over a factor store on disk.
 
     Example:
@@ -149,19 +146,28 @@ class LoRIF(Attributor):
         return self
 
     @classmethod
-    def load(cls, path: str | Path, model: nn.Module, objective: Objective | None = None, **curvature: Any) -> Self:
+    def load(
+        cls,
+        path: str | Path,
+        model: nn.Module,
+        objective: Objective | None = None,
+        *,
+        trust: bool = False,
+        **curvature: Any,
+    ) -> Self:
         """The attributor of a finished index.
 
         Args:
             path: the index's folder.
             model: the model it was made from, with the same weights.
             objective: needed only where it is not one of the built-in ones.
+            trust: read shards without comparing them with their digests first (`FactorStore`).
             curvature: `curvature_rank`, `damping`, `damping_rule` or `progress`, where they should differ from those fitted.
 
         Raises:
             StoreError: no index, a damaged one, or one of another model.
         """
-        store = FactorStore.open(path)
+        store = FactorStore.open(path, trust)
         manifest = store.manifest
         fingerprint = model_fingerprint(model)
         if fingerprint != manifest.model:
@@ -298,49 +304,29 @@ class LoRIF(Attributor):
             return gradient
         return inverse.precondition(gradient.flatten(1)).view_as(gradient)
 
-    def _fit_curvature(self, keep: bool) -> dict[str, LayerInverse]:
+    def _fit_curvature(self, keep: bool, anew: bool = False) -> dict[str, LayerInverse]:
         """Read the curvature beside the index if it differs from these options in nothing but the multiplier; else fit it.
 
         Args:
             keep: put what was fitted beside the index.
+            anew: do not read what is there.
         """
         wanted = {"options": asdict(self.curvature_options), "data": self.store.manifest.data_digest()}
         folder, manifest = self.store.path, self.store.manifest
-        kept = manifest.curvature or {}
+        kept = {} if anew else manifest.curvature or {}
         if kept and kept | {"options": kept["options"] | {"damping": self.curvature_options.damping}} == kept | wanted:
             scale = self.curvature_options.damping / kept["options"]["damping"]
             damping = {name: scale * value for name, value in kept["damping"].items()}
             try:
-                return _read_curvature(folder / CURVATURE, manifest.files[CURVATURE], damping, self.device)
+                return read_curvature(folder, manifest, damping, self.device)
             except StoreError as error:
                 if not keep:
                     raise
                 log.warning("%s; fitting it anew", error)
         found = fit_curvature(self.store, self.curvature_options, self.device, self._progress)
         if keep:
-            damping = {name: curvature.damping for name, curvature in found.items()}
-            self._store = FactorStore(folder, _write_curvature(folder, manifest, found, wanted | {"damping": damping}))
+            self._store = FactorStore(folder, replace_curvature(folder, manifest, found, wanted), self.store.trust)
         return found
-
-
-def _write_curvature(
-    folder: Path, manifest: Manifest, found: dict[str, LayerInverse], curvature: dict[str, Any]
-) -> Manifest:
-    """Put the curvature beside the index; killed at any moment, the manifest lists the whole file or none."""
-    others = {file: sha for file, sha in manifest.files.items() if file != CURVATURE}
-    with single_writer(folder):
-        if manifest.curvature is not None:
-            manifest.with_(files=others, curvature=None).write(folder)
-        sha, _ = write_tensors(folder / CURVATURE, to_tensors(found))
-        manifest = manifest.with_(files={**others, CURVATURE: sha}, curvature=curvature)
-        manifest.write(folder)
-    return manifest
-
-
-def _read_curvature(path: Path, sha: str, damping: dict[str, float], device: torch.device) -> dict[str, LayerInverse]:
-    if not path.exists() or file_digest(path) != sha:
-        raise StoreError(f"{path} is missing or damaged: restore it, or call fit again, which fits it anew")
-    return from_tensors(load(path.read_bytes()), damping, device)
 
 
 def _join(parts: list[Queries]) -> Queries:

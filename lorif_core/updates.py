@@ -1,0 +1,164 @@
+"""Curvature of an index after rows were added or removed, without another pass over the rows that stay.
+
+Axes: D a layer's flattened gradient, r curvature rank, m rows added or removed, N rows afterwards.
+
+H ~ V S^2 V^T of the rows so far. Adding rows A [m, D] is an incremental SVD: the r largest directions of V S^2 V^T + A^T A.
+Removing them subtracts what of A^T A lies in the span of V, eigenvalues clamped at zero. Lambda follows the exact trace and N.
+
+What is neglected is bounded: `drift` sums the nuclear norms of what updates left out, so that |H - (H as fitted + rows added
+- rows removed)|_* <= drift, in units of the trace; no score is then off by more than |g| |G_i| drift / lambda^2, and by far
+less in practice (tests/benchmarks/curvature_updates.py). What the fit itself left out, as any truncated SVD does, is not
+counted. A `DualInverse` is of few rows and needs them all: it is fitted anew, and has no drift.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lorif_core.blocks import Block
+from lorif_core.curvature import OVERSAMPLING, _damping, fit_curvature
+from lorif_core.errors import StoreError
+from lorif_core.inverse import DualInverse, LayerInverse, PrimalInverse
+from lorif_core.kept import REFIT_SHARE, read_curvature
+from lorif_core.manifest import LayerEntry, Manifest
+from lorif_core.options import CurvatureOptions
+from lorif_core.store import FactorStore
+
+log = logging.getLogger(__name__)
+
+ROWS = 256
+"""Rows of one update: the SVD's small side is r + ROWS."""
+TINY = 1e-12
+"""Eigenvalues below this share of the largest are rounding errors of the small matrix, and dropped."""
+
+Blocks = Callable[[str], Iterator[Block]]
+"""The rows added or removed, of a layer, in blocks of at most `ROWS`."""
+Progress = Callable[[str, int, int | None], None]
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """V [D, r] orthonormal, S^2 [r], and the nuclear norm of what updates neglected; float64."""
+
+    vectors: Tensor
+    values: Tensor
+    drift: float = 0.0
+
+    def add(self, rows: Tensor, rank: int) -> Spectrum:
+        """The `rank` largest directions of V S^2 V^T + A^T A, for A = `rows` [m, D]."""
+        size = len(self.vectors)
+        stacked = torch.cat([self.vectors.mT * self.values.sqrt().unsqueeze(1), rows])  # [r + m, D]
+        if size <= len(stacked):
+            values, vectors = torch.linalg.eigh(stacked.mT @ stacked)  # [D, D]
+            values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
+        else:
+            values, weights = torch.linalg.eigh(stacked @ stacked.mT)  # [r + m, r + m]
+            kept = values > values[-1] * TINY
+            values, weights = values[kept].flip(0), weights[:, kept].flip(1)
+            vectors = stacked.mT @ (weights / values.sqrt())[:, :rank]  # [D, r + m] @ [r + m, r] -> [D, r]
+        return Spectrum(vectors[:, :rank], values[:rank], self.drift + float(values[rank:].sum()))
+
+    def remove(self, rows: Tensor) -> Spectrum:
+        """V S^2 V^T less the part of A^T A within V, no eigenvalue below zero, for A = `rows` [m, D]."""
+        inside = rows @ self.vectors  # [m, D] @ [D, r] -> [m, r]
+        values, rotation = torch.linalg.eigh(self.values.diag() - inside.mT @ inside)
+        along, whole = inside.square().sum(1), rows.square().sum(1)
+        outside = (whole - along).clamp_min(0)
+        # nuclear norm of a a^T - x x^T, for a = x + y, x in the span and y orthogonal to it: |y| sqrt(|y|^2 + 4 |x|^2)
+        neglected = float((outside * (outside + 4 * along)).sqrt().sum()) - float(values.clamp_max(0).sum())
+        return Spectrum(self.vectors @ rotation.flip(1), values.flip(0).clamp_min(0), self.drift + neglected)
+
+
+def update_curvature(
+    before: FactorStore,
+    after: FactorStore,
+    changed: Blocks,
+    *,
+    added: bool,
+    device: torch.device,
+    progress: Progress,
+) -> tuple[dict[str, LayerInverse], dict[str, Any]] | None:
+    """The curvature of `after`, from that kept beside `before`.
+
+    Args:
+        before: the index as it was.
+        after: the same with rows added at its end, or removed.
+        changed: those rows.
+        added: whether they were added.
+        device: where products run.
+        progress: told ("curvature", layers done, layers).
+
+    Returns:
+        The inverse of each layer and the manifest's record of them; None where nothing usable was kept, so that whoever
+        asks next fits it.
+    """
+    record = before.manifest.curvature
+    if record is None or record["data"] != before.manifest.data_digest():
+        return None
+    options = CurvatureOptions(**record["options"])
+    try:
+        old = read_curvature(before.path, before.manifest, record["damping"], device)
+    except StoreError as error:
+        log.warning("%s; it will be fitted anew when it is asked for", error)
+        return None
+    dual = [layer for layer in before.manifest.layers if isinstance(old[layer.name], DualInverse)]
+    found = fit_curvature(_of_layers(after, dual), options, device, progress) if dual else {}
+    traces, drifts = dict(record.get("trace", {})), dict(record.get("drift", {}))
+    for number, layer in enumerate(before.manifest.layers):
+        progress("curvature", number, len(before.manifest.layers))
+        inverse, name = old[layer.name], layer.name
+        if isinstance(inverse, DualInverse):
+            traces.pop(name, None)
+            continue
+        trace = traces[name] if name in traces else _trace(before.blocks(name, ROWS))
+        spectrum = Spectrum(inverse.vectors.double(), inverse.values.double(), drifts.get(name, 0.0))
+        rank = min(options.curvature_rank, layer.size)
+        for block in changed(name):
+            rows = block.dense(device).double()
+            spectrum = spectrum.add(rows, rank) if added else spectrum.remove(rows)
+            change = float(block.squared_norms().sum())
+            trace = trace + change if added else max(trace - change, 0.0)
+        traces[name], drifts[name] = trace, spectrum.drift
+        beyond = _beyond(inverse, options, len(before), layer)
+        mean = (float(spectrum.values.sum()) + beyond) / max(_computed(options, len(after), layer), 1)
+        damping = _damping(options, trace, len(after), layer.size, mean)
+        found[name] = PrimalInverse(spectrum.vectors.float().contiguous(), spectrum.values.float(), damping)
+        if trace and spectrum.drift > REFIT_SHARE * trace:
+            log.warning(
+                "the curvature of %s may be off by %.1f %% of its trace after appends and purges: call refit()",
+                name,
+                100 * spectrum.drift / trace,
+            )
+    progress("curvature", len(found), len(found))
+    new = {"options": record["options"], "data": after.manifest.data_digest(), "trace": traces, "drift": drifts}
+    return {layer.name: found[layer.name] for layer in before.manifest.layers}, new
+
+
+def _of_layers(store: FactorStore, layers: list[LayerEntry]) -> FactorStore:
+    manifest: Manifest = store.manifest.with_(layers=layers)
+    return FactorStore(store.path, manifest, store.trust)
+
+
+def _trace(blocks: Iterator[Block]) -> float:
+    """The sum of squared gradient norms; a fit does not keep it, so the first update reads every row once."""
+    return sum(float(block.squared_norms().sum()) for block in blocks)
+
+
+def _computed(options: CurvatureOptions, examples: int, layer: LayerEntry) -> int:
+    """Over how many squared singular values the paper's damping averages."""
+    limit = min(layer.size, examples)
+    return min(min(options.curvature_rank, limit) + OVERSAMPLING, limit)
+
+
+def _beyond(inverse: PrimalInverse, options: CurvatureOptions, examples: int, layer: LayerEntry) -> float:
+    """The sum of those the paper's damping averages over beyond the r that are kept: the best guess of it afterwards."""
+    if options.damping_rule != "paper":
+        return 0.0
+    total = inverse.damping / options.damping * _computed(options, examples, layer)
+    return max(total - float(inverse.values.double().sum()), 0.0)
