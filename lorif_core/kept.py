@@ -1,11 +1,13 @@
 """The curvature kept beside an index: its file, and what the manifest says of it.
 
 The manifest's `curvature` holds `options`, `data` (the digest of the examples it is of), `damping` of each layer and, once
-rows were added or removed (lorif_core.updates), `trace` and `drift` of each layer.
+rows were added or removed (lorif_core.updates), of each layer `trace` (of G^T G), `outside` (what of it the kept directions do
+not hold) and `drift` (what updates neglected, a nuclear norm).
 """
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,10 @@ from lorif_core.inverse import LayerInverse, from_tensors, to_tensors
 from lorif_core.manifest import Manifest, read_manifest
 from lorif_core.revisions import commit, refuse_pending
 
-REFIT_SHARE = 0.05
-"""Drift, as a share of the trace, from which on the curvature should be fitted anew."""
+log = logging.getLogger(__name__)
+
+REFIT_SHARE = 0.1
+"""The drift from which on the curvature should be fitted anew."""
 
 
 def read_curvature(
@@ -47,7 +51,10 @@ def write_curvature(
     """Write the file of a curvature; returns the manifest that lists it, not yet written."""
     record = record | {"damping": {name: inverse.damping for name, inverse in found.items()}}
     sha, _ = write_tensors(folder / manifest.named("curvature"), to_tensors(found))
-    return manifest.with_file("curvature", sha).with_(curvature=record)
+    manifest = manifest.with_file("curvature", sha).with_(curvature=record)
+    if (share := drift(manifest)) > REFIT_SHARE:
+        log.warning("the curvature of %s drifted by %.0f %% over appends and purges: call refit()", folder, 100 * share)
+    return manifest
 
 
 def replace_curvature(
@@ -71,9 +78,13 @@ def replace_curvature(
 
 
 def drift(manifest: Manifest) -> float:
-    """How far the curvature may be from one of all the rows: the largest share of a layer's trace; 0 when just fitted."""
+    """What updates neglected, as a share of what the curvature leaves out anyway: the worst layer's; 0 when just fitted.
+
+    (A lambda is added to the latter, so that rounding errors of a curvature that leaves out nothing are none.)
+    """
     record = manifest.curvature or {}
-    return max(
-        (share / record["trace"][name] for name, share in record.get("drift", {}).items() if record["trace"][name]),
-        default=0.0,
+    shares = (
+        neglected / (record["outside"][name] + record["damping"][name])
+        for name, neglected in record.get("drift", {}).items()
     )
+    return max(shares, default=0.0)
