@@ -48,7 +48,7 @@ def check_once(path: Path, sha256: str, words: str) -> None:
         key = (str(path.absolute()), sha256, facts.st_ino, facts.st_size, facts.st_mtime_ns)
         if key in _checked:
             return
-        whole = _word_sum(path) == words if words else file_digest(path) == sha256
+        whole = file_sum(path) == words if words else file_digest(path) == sha256
     except FileNotFoundError:
         raise StoreError(missing(path)) from None
     if not whole:
@@ -71,6 +71,11 @@ def read_checked(path: Path, sha256: str) -> bytes:
     return data
 
 
+def forget() -> None:
+    """Let `check_once` read every file again."""
+    _checked.clear()
+
+
 def missing(path: Path) -> str:
     """What to say where a listed file is not there."""
     return (
@@ -79,7 +84,8 @@ def missing(path: Path) -> str:
     )
 
 
-def _word_sum(path: Path) -> str:
+def file_sum(path: Path) -> str:
+    """`word_sum` of a file."""
     with path.open("rb") as file:
         if not path.stat().st_size:
             return word_sum(b"")

@@ -42,9 +42,9 @@ class FactorStore:
     """Read access to a finished index; tensors are memory-mapped, nothing is held.
 
     A shard is compared with its `word_sum` the first time a process reads it, ids, projections and curvature with their
-    sha256 every time: a damaged file raises StoreError and never becomes a wrong score. The check reads a shard once at
-    several GB/s, before what is to be done with it (benchmarks in tests/benchmarks/store_checks.py); `trust` leaves it out.
-    What changes on disk while a process has read it already is found by `verify`.
+    sha256 every time: a damaged file raises StoreError and never becomes a wrong score. The first check of a shard takes
+    about as long as reading it once from the page cache (tests/benchmarks/store_checks.py); `trust` leaves it out. Memory
+    that goes bad after the check is not noticed; a file that changes is checked again.
 
     The index may be changed meanwhile (append, purge, compact): a store reads the files its manifest lists, or raises
     StoreError once they are gone; open it again for the new state.

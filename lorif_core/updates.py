@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from lorif_core.blocks import Block
 from lorif_core.curvature import OVERSAMPLING, _damping, fit_curvature
 from lorif_core.errors import StoreError
 from lorif_core.inverse import DualInverse, LayerInverse, PrimalInverse
-from lorif_core.kept import read_curvature
+from lorif_core.kept import read_curvature, replace_curvature
 from lorif_core.manifest import LayerEntry, Manifest
 from lorif_core.options import CurvatureOptions
 from lorif_core.store import FactorStore
@@ -130,6 +131,26 @@ def update_curvature(
     measures = {"trace": traces, "drift": drifts, "outside": outside}
     new = {"options": record["options"], "data": after.manifest.data_digest(), **measures}
     return {layer.name: found[layer.name] for layer in before.manifest.layers}, new
+
+
+def refit(path: str | Path, device: torch.device | None = None, progress: Progress | None = None) -> None:
+    """Fit the curvature of the index at `path` anew from all rows, with the options it was fitted with.
+
+    Args:
+        path: of a finished index.
+        device: where products run; the CPU if left out.
+        progress: told ("curvature", layers done, layers).
+
+    Raises:
+        StoreError: no index, no curvature beside it, an unfinished append, or another process writes it.
+    """
+    store = FactorStore.open(path)
+    if store.manifest.curvature is None:
+        raise StoreError(f"{path} has no curvature yet: the first query fits it")
+    record = {"options": store.manifest.curvature["options"], "data": store.manifest.data_digest()}
+    options = CurvatureOptions(**record["options"])
+    found = fit_curvature(store, options, device or torch.device("cpu"), progress or (lambda stage, done, total: None))
+    replace_curvature(store.path, store.manifest, found, record)
 
 
 def _nuclear(inside: Tensor, outside: Tensor) -> float:

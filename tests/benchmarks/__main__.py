@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tests.benchmarks import fit_time, label_errors, lds
+from tests.benchmarks import curvature_updates, fit_time, label_errors, lds, store_checks
 
 
 def main() -> None:
@@ -14,6 +14,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder that holds the folders data/ and truth/")
     args = parser.parse_args()
     fit_time.main([])
+    store_checks.main([])
+    curvature_updates.main([])
     if args.data:
         lds.main(["--data", str(args.data)])
     label_errors.main(["--data", str(args.data / "data")] if args.data else [])
