@@ -19,9 +19,10 @@ from lorif_core.gradients import device_of, read_plan
 from lorif_core.index import Build
 from lorif_core.kept import write_curvature
 from lorif_core.loaders import check_loader
-from lorif_core.manifest import Manifest, read_manifest
+from lorif_core.manifest import APPEND, Manifest, read_manifest
 from lorif_core.objectives import batch_rows
-from lorif_core.revisions import APPEND, commit, pending_append, sweep
+from lorif_core.remote import publish
+from lorif_core.revisions import commit, pending_append, sweep
 from lorif_core.store import FactorStore, Ids, StoreWriter, check_rows, shard_rows, write_ids
 from lorif_core.updates import ROWS, update_curvature
 
@@ -72,6 +73,7 @@ class Append:
                 f"got {fingerprint[:12]}; load that model's weights, or build an index for this one"
             )
         sweep(folder, manifest)
+        publish(folder)
         return manifest
 
     def _is_repeated(self, manifest: Manifest, old: Ids) -> bool:

@@ -33,6 +33,7 @@ from lorif_core.objectives import Batch, Objective, batch_rows, describe
 from lorif_core.options import IndexOptions, differences
 from lorif_core.probe import Probe, probe
 from lorif_core.projections import Projections
+from lorif_core.remote import publish
 from lorif_core.revisions import refuse_pending, sweep
 from lorif_core.store import FactorStore, Ids, StoreWriter, check_rows, not_comparable, shard_rows
 
@@ -67,6 +68,7 @@ class Build:
         with single_writer(self.path), frozen(self.model):
             manifest, plan = self._resume() if (self.path / MANIFEST).exists() else self._start()
             manifest = self._write_shards(manifest, plan)
+            publish(self.path)
         log.info("indexed %d examples at %s in %.1f s", manifest.examples, self.path, time.perf_counter() - begin)
         return manifest
 

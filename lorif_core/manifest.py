@@ -16,6 +16,7 @@ from lorif_core.errors import StoreError
 FORMAT = "lorif-factors"
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
+APPEND = "append.json"
 SHARDS = "shards"
 PURGED = "purged:"
 """What the digest of a span begins with once rows of it were purged."""

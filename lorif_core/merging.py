@@ -11,6 +11,7 @@ from torch import Tensor
 from lorif_core.atomic import single_writer
 from lorif_core.codecs import row_bytes
 from lorif_core.manifest import Manifest, ShardEntry
+from lorif_core.remote import checkout
 from lorif_core.revisions import begin, commit
 from lorif_core.store import FactorStore, shard_rows, write_shard
 
@@ -31,7 +32,7 @@ def compact(path: str | Path) -> int:
     Raises:
         StoreError: there is no index, it is damaged or unfinished, or another process writes it.
     """
-    folder = Path(path)
+    folder = checkout(path)
     with single_writer(folder):
         manifest = begin(folder)
         groups = _groups(manifest, shard_rows(row_bytes(manifest.layers, manifest.bits)))

@@ -27,6 +27,7 @@ from lorif_core.codecs import decode
 from lorif_core.errors import StoreError
 from lorif_core.kept import write_curvature
 from lorif_core.manifest import Manifest, ShardEntry, Span
+from lorif_core.remote import checkout
 from lorif_core.revisions import begin, commit
 from lorif_core.store import FactorStore, Ids, write_ids, write_shard
 from lorif_core.updates import ROWS, update_curvature
@@ -70,7 +71,7 @@ def purge(
     Raises:
         StoreError: there is no index, it is damaged or unfinished, another process writes it, or nothing would be left.
     """
-    folder = Path(path)
+    folder = checkout(path)
     with single_writer(folder):
         manifest = begin(folder)
         store = FactorStore(folder, manifest)

@@ -14,11 +14,10 @@ from pathlib import Path
 
 from lorif_core.atomic import sync_folder
 from lorif_core.errors import StoreError
-from lorif_core.manifest import SHARDS, Manifest, read_manifest
+from lorif_core.manifest import APPEND, SHARDS, Manifest, read_manifest
+from lorif_core.remote import publish
 
 log = logging.getLogger(__name__)
-
-APPEND = "append.json"
 
 
 def begin(folder: Path) -> Manifest:
@@ -32,13 +31,15 @@ def begin(folder: Path) -> Manifest:
         raise StoreError(f"the index at {folder} is unfinished ({manifest.examples} rows): run fit again, it continues")
     refuse_pending(folder, manifest)
     sweep(folder, manifest)
+    publish(folder)
     return manifest
 
 
 def commit(folder: Path, manifest: Manifest) -> None:
-    """Make a change final, and remove the files it does away with."""
+    """Make a change final, remove the files it does away with, and publish it where the folder is a copy."""
     manifest.write(folder)
     sweep(folder, manifest)
+    publish(folder)
 
 
 def pending_append(folder: Path, manifest: Manifest) -> Manifest | None:

@@ -33,6 +33,7 @@ from lorif_core.errors import StoreError
 from lorif_core.integrity import check_once, missing, read_checked, word_sum
 from lorif_core.manifest import MANIFEST, SHARDS, Manifest, ShardEntry, Span, read_manifest
 from lorif_core.objectives import Batch, batch_rows
+from lorif_core.remote import checkout, publish
 
 SHARD_BYTES = 64 * 2**20
 Ids = list[str] | list[int]
@@ -59,13 +60,13 @@ class FactorStore:
         """The index at `path`.
 
         Args:
-            path: its folder.
+            path: its folder, or an fsspec URL (lorif_core.remote).
             trust: read shards without checking them.
 
         Raises:
             StoreError: there is none, it is damaged, unfinished, or a listed shard is missing or has another size.
         """
-        folder = Path(path)
+        folder = checkout(path)
         manifest = read_manifest(folder)
         while (problem := _first_problem(folder, manifest)) is not None:
             now = read_manifest(folder)
@@ -184,6 +185,7 @@ class StoreWriter:
         tensors = {name: torch.cat([part[name] for part in self._rows]) for name in self._rows[0]}
         self.manifest = write_shard(self.path, self.manifest, tensors, [Span(self._pending, self._digest.take())])
         self.manifest.write(self.path, self.name)
+        publish(self.path)
         self._rows, self._pending = [], 0
 
 

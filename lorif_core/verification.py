@@ -11,9 +11,10 @@ from torch import nn
 from lorif_core.atomic import file_digest
 from lorif_core.digests import ExampleDigest, model_fingerprint
 from lorif_core.errors import StoreError
-from lorif_core.manifest import Manifest, read_manifest
+from lorif_core.manifest import APPEND, Manifest, read_manifest
 from lorif_core.objectives import Batch, batch_rows
-from lorif_core.revisions import APPEND, pending_append, strays
+from lorif_core.remote import fresh_copy
+from lorif_core.revisions import pending_append, strays
 from lorif_core.store import check_rows, not_comparable
 
 log = logging.getLogger(__name__)
@@ -29,14 +30,20 @@ def verify(
 
     Reads every byte: a flipped bit in any file, a missing or foreign shard, what a killed writer left; with `model`, whether
     it is the model indexed; with `loader`, whether its examples are those indexed (in a shard that rows were purged from,
-    only how many there are: the log says for how many rows).
+    only how many there are: the log says for how many rows). Of a URL (lorif_core.remote) all files are fetched anew.
     """
-    folder = Path(path)
     try:
-        manifest = read_manifest(folder)
-        pending = pending_append(folder, manifest)
+        with fresh_copy(path) as folder:
+            return _problems(folder, model, loader, progress or (lambda done, total: None))
     except StoreError as error:
         return [str(error)]
+
+
+def _problems(
+    folder: Path, model: nn.Module | None, loader: Iterable[Batch] | None, progress: Callable[[int, int], None]
+) -> list[str]:
+    manifest = read_manifest(folder)
+    pending = pending_append(folder, manifest)
     problems = []
     if not manifest.complete:
         problems.append(f"{folder} is unfinished ({manifest.examples} rows): run fit again, it continues")
@@ -51,8 +58,7 @@ def verify(
             problems.append(f"{folder / file} is missing")
         elif file_digest(folder / file) != sha:
             problems.append(f"{folder / file} is damaged: its bytes do not match the manifest's sha256")
-        if progress is not None:
-            progress(number + 1, len(expected))
+        progress(number + 1, len(expected))
     problems += [
         f"{x} is not listed in the manifest: the next call that writes removes it" for x in strays(folder, manifest)
     ]

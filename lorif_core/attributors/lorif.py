@@ -39,6 +39,7 @@ from lorif_core.options import (
     checked,
     layer_patterns,
 )
+from lorif_core.remote import checkout
 from lorif_core.scoring import Queries, TopK, all_scores, self_influence, top_k
 from lorif_core.store import FactorStore, Ids
 
@@ -129,7 +130,7 @@ class LoRIF(Maintained):
 
         Args:
             loader: batches in index order; `(inputs, targets)`, dicts, or token ids.
-            path: a folder; its parents are made.
+            path: a folder, whose parents are made, or an fsspec URL such as s3://bucket/index (lorif_core.remote).
             ids: one unique id a row, strings or integers.
 
         Returns:
@@ -139,7 +140,7 @@ class LoRIF(Maintained):
             StoreError: the folder holds another index or other data, or another process writes it.
             ValueError: the loader shuffles, a layer cannot be attributed, a gradient is not finite.
         """
-        folder = Path(path)
+        folder = checkout(path)
         Build(self.model, self.objective, self.options, loader, folder, ids, self._progress).run()
         self._store, self._curvature = FactorStore.open(folder), None
         self._curvature = self._fit_curvature(keep=True)

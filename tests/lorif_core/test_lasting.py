@@ -14,8 +14,7 @@ from torch.utils.data import DataLoader, Subset
 from lorif_core import Classification, FactorStore, GradDot, LoRIF, StoreError, compact, purge, verify
 from lorif_core import store as store_module
 from lorif_core.atomic import single_writer
-from lorif_core.manifest import Manifest, read_manifest
-from lorif_core.revisions import APPEND
+from lorif_core.manifest import APPEND, Manifest, read_manifest
 from tests.lorif_core.test_store import examples, files, loader, network
 
 NAMES = [f"row-{i:03d}" for i in range(400)]
