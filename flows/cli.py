@@ -26,7 +26,7 @@ DONE, FAILED, WRONG, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 DESCRIPTION = "Find the training examples with wrong labels, fix them, and measure what it changed."
 COMMANDS = {
     "clean": "find wrong labels, edit them, retrain, report",
-    "index": "build, query, inspect or verify a LoRIF index",
+    "index": "build, query, inspect, verify or change a LoRIF index",
     "serve": "run clean on a schedule",
     "workspace": "free the space of results that no run uses",
 }
@@ -35,6 +35,10 @@ INDEX_COMMANDS = {
     "query": "show the strongest training rows for validation rows",
     "info": "describe an index",
     "verify": "check every byte of an index",
+    "append": "add training rows that an index does not have yet",
+    "purge": "remove rows and their bytes from an index",
+    "compact": "merge the small shards of an index",
+    "refit": "fit the curvature of an index anew from all its rows",
 }
 WORKSPACE_COMMANDS = {"prune": "delete the results of stages that no run has used for some time"}
 KEEP_DAYS = 30.0
@@ -116,18 +120,22 @@ def _index(tokens: list[str]) -> int:
     command, rest = _subcommand("curate index", INDEX_COMMANDS, tokens)
 
     def run(options: argparse.Namespace, overrides: list[str]) -> int:
-        from flows import index_jobs
+        from flows import index_changes, index_jobs
 
         commands = {
             "build": index_jobs.build,
             "query": index_jobs.query,
             "info": index_jobs.info,
             "verify": index_jobs.verify,
+            "append": index_changes.append,
+            "purge": index_changes.purge,
+            "compact": index_changes.compact,
+            "refit": index_changes.refit,
         }
         return commands[command](options, overrides)
 
     name = f"curate index {command}"
-    if command in ("info", "verify"):
+    if command in ("info", "verify", "purge", "compact", "refit"):
         parser = _Parser(name, description=INDEX_COMMANDS[command])
         parser.add_argument("path", metavar="INDEX", help="folder of the index")
         parser.add_argument("--json", action="store_true", help="print JSON")
@@ -135,6 +143,9 @@ def _index(tokens: list[str]) -> int:
         from flows.schema import IndexConfig
 
         parser = _config_parser(name, INDEX_COMMANDS[command], IndexConfig, rest)
+    if command == "purge":
+        parser.add_argument("--ids", metavar="ID", nargs="+", help="ids of the rows to remove")
+        parser.add_argument("--ids-file", metavar="FILE", help="text file of such ids, one a line")
     if command == "query":
         parser.add_argument("--rows", metavar="ROWS", default="0", help="validation rows, as 3 or 0,5,9 [0]")
         parser.add_argument("--top", metavar="K", type=int, default=10, help="training rows shown for each [10]")

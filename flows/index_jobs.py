@@ -23,11 +23,11 @@ from flows.tracking import Tracker
 
 def build(options: argparse.Namespace, tokens: list[str]) -> int:
     """Train or load the model and index its training rows; prints where the index is."""
-    config = _config(options, tokens)
+    config = read_config(options, tokens)
     if config.index.path is not None:
         raise ConfigError("index.path: names an index that is there already; leave it out to build one")
     with Screen() as screen, ModelRun(config, screen) as run:
-        run.load(_resolver(config))
+        run.load(resolver(config))
         index = run.index(run.model())
     console = Console()
     values = index.values
@@ -42,12 +42,12 @@ def build(options: argparse.Namespace, tokens: list[str]) -> int:
 
 def query(options: argparse.Namespace, tokens: list[str]) -> int:
     """Show the strongest training rows for validation rows."""
-    config = _config(options, tokens)
+    config = read_config(options, tokens)
     rows = _rows(options.rows)
     if options.top < 1:
         raise ConfigError(f"--top: expected a number from 1, got {options.top}")
     with Screen() as screen, ModelRun(config, screen) as run:
-        run.load(_resolver(config))
+        run.load(resolver(config))
         over = [row for row in rows if row >= run.loaded["n_validation"]]
         if over:
             raise ConfigError(f"--rows: there are {run.loaded['n_validation']} validation rows (from 0), got {over}")
@@ -80,13 +80,14 @@ def query(options: argparse.Namespace, tokens: list[str]) -> int:
 
 def info(options: argparse.Namespace, tokens: list[str]) -> int:
     """Describe an index."""
-    _no_more(tokens)
+    no_more(tokens)
     from lorif_core import StoreError
     from lorif_core.codecs import row_bytes
+    from lorif_core.kept import REFIT_SHARE, drift
     from lorif_core.manifest import read_manifest
 
     try:
-        manifest = read_manifest(_folder(options.path))
+        manifest = read_manifest(index_folder(options.path))
     except StoreError as error:
         raise ConfigError(str(error)) from None
     facts: dict[str, Any] = {
@@ -106,6 +107,9 @@ def info(options: argparse.Namespace, tokens: list[str]) -> int:
         "data": manifest.data_digest(),
         "options": manifest.options,
         "curvature": (manifest.curvature or {}).get("options"),
+        "drift": round(drift(manifest), 4),
+        "refit_due": drift(manifest) > REFIT_SHARE,
+        "purged_rows": manifest.purged,
     }
     if options.json:
         print(json.dumps(facts, indent=2, ensure_ascii=False))
@@ -128,10 +132,10 @@ def info(options: argparse.Namespace, tokens: list[str]) -> int:
 
 def verify(options: argparse.Namespace, tokens: list[str]) -> int:
     """Check every byte of an index; exit code 1 when something is wrong with it, 2 when there is none."""
-    _no_more(tokens)
+    no_more(tokens)
     import lorif_core
 
-    path = _folder(options.path)
+    path = index_folder(options.path)
     if not (path / "manifest.json").is_file():
         raise ConfigError(f"{path}: no index there (manifest.json is missing)")
     with Screen() as screen:
@@ -146,7 +150,7 @@ def verify(options: argparse.Namespace, tokens: list[str]) -> int:
     return 1 if problems else 0
 
 
-def _config(options: argparse.Namespace, tokens: list[str]) -> IndexConfig:
+def read_config(options: argparse.Namespace, tokens: list[str]) -> IndexConfig:
     """The configuration; that of a clean job will do, so that the index of its run can be asked."""
     environment.prepare()
     overrides, problems = read_overrides(tokens, IndexConfig)
@@ -161,11 +165,12 @@ def _config(options: argparse.Namespace, tokens: list[str]) -> IndexConfig:
     return config
 
 
-def _resolver(config: IndexConfig) -> Any:
+def resolver(config: IndexConfig) -> Any:
+    """What gives the checkpoint of a registered model."""
     return lambda uri, folder: Tracker(config.tracking, config.workspace).resolve(uri, folder)
 
 
-def _folder(text: str) -> Path:
+def index_folder(text: str) -> Path:
     """The path of an index; ConfigError for a file."""
     path = Path(text)
     if path.is_file():
@@ -190,6 +195,7 @@ def _neighbours(entry: dict[str, Any], *, opponents: bool) -> Table:
     return table
 
 
-def _no_more(tokens: list[str]) -> None:
+def no_more(tokens: list[str]) -> None:
+    """ConfigError for arguments that no option took."""
     if tokens:
         raise ConfigError(f"unknown arguments: {' '.join(tokens)}")

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lorif_core.attributors import Attributor, GradDot, LoRIF
     from lorif_core.errors import StoreError
+    from lorif_core.merging import compact
     from lorif_core.objectives import CausalLM, Classification, Objective, Regression
+    from lorif_core.removal import Purged, purge
     from lorif_core.scoring import TopK
-    from lorif_core.store import FactorStore, verify
+    from lorif_core.store import FactorStore
+    from lorif_core.verification import verify
 
 __all__ = [
     "Attributor",
@@ -23,18 +26,24 @@ __all__ = [
     "GradDot",
     "LoRIF",
     "Objective",
+    "Purged",
     "Regression",
     "StoreError",
     "TopK",
+    "compact",
+    "purge",
     "verify",
 ]
 
 _HOMES = {
     "attributors": ("Attributor", "GradDot", "LoRIF"),
     "errors": ("StoreError",),
+    "merging": ("compact",),
     "objectives": ("CausalLM", "Classification", "Objective", "Regression"),
+    "removal": ("Purged", "purge"),
     "scoring": ("TopK",),
-    "store": ("FactorStore", "verify"),
+    "store": ("FactorStore",),
+    "verification": ("verify",),
 }
 
 

@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,11 +33,16 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Put on disk which files a folder has."""
+    opened = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(opened)
     finally:
-        os.close(folder)
+        os.close(opened)
 
 
 def write_bytes(path: Path, data: bytes) -> str:
@@ -70,7 +76,7 @@ def single_writer(folder: Path) -> Iterator[None]:
     """Hold the folder's lock; it goes with the process, however that ends.
 
     Raises:
-        StoreError: another process is writing there.
+        StoreError: another process is writing there; it names that one's pid and host.
     """
     path = folder / ".lock"
     with path.open("a+") as file:
@@ -83,6 +89,6 @@ def single_writer(folder: Path) -> Iterator[None]:
                 f"{folder} is being written by another process (pid {holder}); wait for it or stop it"
             ) from None
         file.truncate(0)
-        file.write(str(os.getpid()))
+        file.write(f"{os.getpid()} on {socket.gethostname()}")
         file.flush()
         yield

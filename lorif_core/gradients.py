@@ -16,6 +16,7 @@ from lorif_core.capture import GradientCollector, Loss, Shared, Tape, tapped
 from lorif_core.contraction import LayerGradient
 from lorif_core.coverage import cover
 from lorif_core.errors import StoreError
+from lorif_core.integrity import read_checked
 from lorif_core.layers import Layer
 from lorif_core.manifest import Manifest
 from lorif_core.objectives import Batch, to_device
@@ -88,10 +89,8 @@ def _read_projections(path: Path, manifest: Manifest, layers: list[Layer]) -> Pr
         return kinds.identity(layers)
     if kind == "rademacher":
         return kinds.rademacher(layers, options["projection_factor"], options["seed"])
-    file = path / PROJECTION
-    if not file.exists():
-        raise StoreError(f"{file} is missing: restore it or rebuild the index")
-    return kinds.from_tensors(kind, layers, load(file.read_bytes()), options["projection_factor"])
+    data = read_checked(path / PROJECTION, manifest.files[PROJECTION])
+    return kinds.from_tensors(kind, layers, load(data), options["projection_factor"])
 
 
 def device_of(model: nn.Module) -> torch.device:

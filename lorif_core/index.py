@@ -31,14 +31,16 @@ from lorif_core.factors import factorise
 from lorif_core.gradients import PROJECTION, BatchGradients, GradientPlan, device_of, read_plan
 from lorif_core.layers import PositionRule
 from lorif_core.loaders import check_loader, examples_of
-from lorif_core.manifest import MANIFEST, Manifest, read_manifest
+from lorif_core.manifest import MANIFEST, SHARDS, Manifest, read_manifest
 from lorif_core.objectives import Batch, Objective, batch_rows, describe
 from lorif_core.options import PLANNED, IndexOptions, differences
 from lorif_core.planning import Shape, entries, plan
 from lorif_core.precision import in_precision
 from lorif_core.probe import Probe, probe
 from lorif_core.projections import Projections
-from lorif_core.store import SHARDS, FactorStore, Ids, StoreWriter, check_rows, shard_rows
+from lorif_core.remote import publish
+from lorif_core.revisions import refuse_pending, sweep
+from lorif_core.store import FactorStore, Ids, StoreWriter, check_rows, not_comparable, shard_rows
 from lorif_core.whitening import WHITENED, kfac
 
 log = logging.getLogger(__name__)
@@ -74,6 +76,7 @@ class Build:
         with single_writer(self.path), frozen(self.model):
             manifest, plan = self._resume() if (self.path / MANIFEST).exists() else self._start()
             manifest = self._write_shards(manifest, plan)
+            publish(self.path)
         log.info("indexed %d examples at %s in %.1f s", manifest.examples, self.path, time.perf_counter() - begin)
         return manifest
 
@@ -117,10 +120,8 @@ class Build:
             raise StoreError(
                 f"{self.path} holds an index made otherwise ({'; '.join(changed)}): use another folder, or remove this one"
             )
-        finished = {shard.file for shard in manifest.shards}
-        for stray in [*self.path.glob(".*.tmp"), *(self.path / SHARDS).glob("*")]:
-            if str(stray.relative_to(self.path)) not in finished:
-                stray.unlink()
+        refuse_pending(self.path, manifest)
+        sweep(self.path, manifest)
         log.info("continuing at row %d of %s", manifest.examples, self.path)
         return manifest, read_plan(self.path, manifest, self.model)
 
@@ -149,21 +150,35 @@ class Build:
             progress=lambda done: self.progress("projection", done, None),
         )
 
-    def _write_shards(self, manifest: Manifest, plan: GradientPlan) -> Manifest:
+    def index_rows(self, writer: StoreWriter, plan: GradientPlan, first: int) -> int:
+        """Write the loader's examples, which are rows `first` and on of the index; finished ones are only compared.
+
+        Returns:
+            How many the loader gave.
+
+        Raises:
+            StoreError: finished rows were made from other examples.
+            ValueError: a loss or gradient is not finite.
+        """
+        manifest = writer.manifest
         ranks = {layer.name: layer.rank for layer in manifest.layers}
-        writer = StoreWriter(self.path, manifest, shard_rows(row_bytes(manifest.layers, manifest.bits)))
         total = len(self.ids) if self.ids is not None else examples_of(self.loader)
         digest, row = ExampleDigest(), 0
         with plan.open(self.model) as gradients:
             for window in windows(self.loader, self.bucket):
                 batch = window.batch
-                done = check_rows(self.path, manifest, batch, row, digest)
+                done = check_rows(self.path, manifest, batch, first + row, digest)
                 if done < batch_rows(batch):
                     losses, stored, energies = self._run(window, gradients, ranks)
                     self._check_finite(losses, stored, row)
                     writer.append(stored, energies, losses, batch, done)
                 row += batch_rows(batch)
                 self.progress("index", row, total)
+        return row
+
+    def _write_shards(self, manifest: Manifest, plan: GradientPlan) -> Manifest:
+        writer = StoreWriter(self.path, manifest, shard_rows(row_bytes(manifest.layers, manifest.bits)))
+        row = self.index_rows(writer, plan, 0)
         if row < manifest.examples:
             raise StoreError(
                 f"{self.path} already holds {manifest.examples} examples, the loader gave only {row}: "
@@ -178,6 +193,8 @@ class Build:
             )
         if self.ids is not None and FactorStore(self.path, manifest).ids() != list(self.ids):
             raise StoreError(f"{self.path} was indexed under other ids: use another folder, or pass the same ids")
+        if unchecked := not_comparable(manifest):
+            log.warning("%d rows of %s were only counted: others were purged from among them", unchecked, self.path)
         return manifest
 
     def _run(

@@ -16,6 +16,10 @@ from lorif_core.errors import StoreError
 FORMAT = "lorif-factors"
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
+APPEND = "append.json"
+SHARDS = "shards"
+PURGED = "purged:"
+"""What the digest of a span begins with once rows of it were purged."""
 
 
 @dataclass(frozen=True)
@@ -42,17 +46,38 @@ class LayerEntry:
 
 
 @dataclass(frozen=True)
+class Span:
+    """Consecutive rows, and a digest of the examples they were made from."""
+
+    rows: int
+    data: str
+
+    @property
+    def comparable(self) -> bool:
+        """Whether the rows can be compared with examples; after a purge they cannot (`without`)."""
+        return not self.data.startswith(PURGED)
+
+    def without(self, rows: list[int]) -> Span:
+        """The span without some of its rows, marked by what it was and which are gone: no two purges give the same mark."""
+        return Span(self.rows - len(rows), PURGED + json_digest([self.data, rows])) if rows else self
+
+
+@dataclass(frozen=True)
 class ShardEntry:
-    """One finished shard: its file, the rows it holds, and digests of its bytes and of the examples it was made from."""
+    """One finished shard: its file, the rows it holds, digests of its bytes, and the spans it was made from."""
 
     file: str
     start: int
     rows: int
     bytes: int
     sha256: str
-    data: str
+    spans: list[Span]
+    """One, unless shards were merged."""
+    words: str = ""
+    """`integrity.word_sum` of its bytes; empty where an older release wrote it."""
     energy: dict[str, float] = field(default_factory=dict)
-    """Per layer, the sum of squared norms of its rows' projected gradients before they were factored."""
+    """Per layer, the sum of squared norms of its rows' projected gradients before they were factored and coded; after a
+    purge the share of the rows that stayed."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +100,16 @@ class Manifest:
     shards: list[ShardEntry] = field(default_factory=list)
     complete: bool = False
     files: dict[str, str] = field(default_factory=dict)
-    """sha256 of every other file: projection.safetensors, ids.safetensors, curvature.safetensors."""
+    """sha256 of every other file: those of `named` for projection, ids and curvature."""
     curvature: dict[str, Any] | None = None
+    revision: int = 0
+    """How often rows were appended or purged, or shards merged. Files written then carry it in their names: no name of a
+    listed file is ever given to other content, so that a reader with an older manifest never reads other rows."""
+    purged: int = 0
+    """Rows purged so far."""
+    numbered: bool = False
+    """Whether the ids on disk are but the numbers the rows had when they were indexed, of which none is given twice: the
+    next is `examples + purged`."""
 
     @property
     def examples(self) -> int:
@@ -103,34 +136,58 @@ class Manifest:
 
     def data_digest(self) -> str:
         """Digest of the indexed examples, in order."""
-        return json_digest([shard.data for shard in self.shards])
+        return json_digest([span.data for shard in self.shards for span in shard.spans])
 
-    def write(self, folder: Path) -> None:
+    def file(self, kind: str) -> str | None:
+        """The listed file of a kind (projection, ids, curvature)."""
+        return next((file for file in self.files if file.partition(".")[0] == kind), None)
+
+    def named(self, kind: str) -> str:
+        """What a file of a kind is called when this revision writes it."""
+        return f"{kind}.{self.revision:05d}.safetensors" if self.revision else f"{kind}.safetensors"
+
+    def shard_file(self) -> str:
+        """What the next shard is called when this revision writes it."""
+        number = f"{len(self.shards):05d}.safetensors"
+        return f"{SHARDS}/{self.revision:05d}-{number}" if self.revision else f"{SHARDS}/{number}"
+
+    def with_shard(self, shard: ShardEntry) -> Manifest:
+        """A copy with one more shard, which starts where the last one ends."""
+        return self.with_(shards=[*self.shards, replace(shard, start=self.examples)])
+
+    def with_file(self, kind: str, sha256: str | None) -> Manifest:
+        """A copy that lists the file of a kind this revision wrote, or none, in place of the one before."""
+        files = {file: sha for file, sha in self.files.items() if file != self.file(kind)}
+        return self.with_(files=files | ({self.named(kind): sha256} if sha256 else {}))
+
+    def write(self, folder: Path, name: str = MANIFEST) -> None:
         """Replace the folder's manifest."""
         body = {"format": FORMAT, "schema_version": SCHEMA_VERSION, **asdict(self)}
-        write_bytes(folder / MANIFEST, json.dumps(body | {"digest": json_digest(body)}, indent=1).encode())
+        write_bytes(folder / name, _rendered(body | {"digest": json_digest(body)}))
 
     def with_(self, **changes: Any) -> Manifest:
         """A copy with some fields replaced."""
         return replace(self, **changes)
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path, name: str = MANIFEST) -> Manifest:
     """The manifest of the index in `folder`.
 
     Raises:
         StoreError: there is none, it is damaged, or a newer version wrote it.
     """
-    path = folder / MANIFEST
+    path = folder / name
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_bytes()
+        body = json.loads(text)
     except FileNotFoundError:
-        raise StoreError(f"no index at {folder}: {MANIFEST} is missing; build it with fit(loader, path=...)") from None
+        raise StoreError(f"no index at {folder}: {name} is missing; build it with fit(loader, path=...)") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise StoreError(f"{path} is damaged ({error}); restore it or rebuild the index") from None
     found = body.get("format") if isinstance(body, dict) else type(body).__name__
     if found != FORMAT:
         raise StoreError(f"{path} is not a factor store's manifest: expected format {FORMAT!r}, got {found!r}")
+    canonical = _rendered(body) == text  # a changed blank is not in the digest
     digest = body.pop("digest", None)
     if not isinstance(body.get("schema_version"), int):
         raise StoreError(f"{path} is damaged: it has no schema version; restore it or rebuild the index")
@@ -138,9 +195,21 @@ def read_manifest(folder: Path) -> Manifest:
         raise StoreError(
             f"{path} has schema version {body['schema_version']}, this lorif_core reads up to {SCHEMA_VERSION}: use a newer release"
         )
-    if json_digest(body) != digest:
+    if json_digest(body) != digest or not canonical:
         raise StoreError(f"{path} is damaged: its content does not match its digest; restore it or rebuild the index")
     body = {key: value for key, value in body.items() if key not in ("format", "schema_version")}
     layers = [LayerEntry(**entry) for entry in body.pop("layers")]
-    shards = [ShardEntry(**entry) for entry in body.pop("shards")]
+    shards = [_shard(entry) for entry in body.pop("shards")]
     return Manifest(layers=layers, shards=shards, **body)
+
+
+def _rendered(body: dict[str, Any]) -> bytes:
+    return json.dumps(body, indent=1).encode()
+
+
+def _shard(entry: dict[str, Any]) -> ShardEntry:
+    """A shard as any schema has it: before rows could be purged it had one digest."""
+    if "data" in entry:
+        entry = entry | {"spans": [{"rows": entry["rows"], "data": entry["data"]}]}
+        del entry["data"]
+    return ShardEntry(**entry | {"spans": [Span(**span) for span in entry["spans"]]})

@@ -10,61 +10,70 @@ Axes: N training examples, n rows of a shard, d1 / d2 projected sides of a layer
     curvature.safetensors        per layer, the tensors of its inverse (lorif_core.inverse)
 
 A shard is written aside, fsynced and renamed, then listed in the manifest; a finished one is never rewritten. Killed at any
-moment, the next `fit` finds the listed shards, drops the rest, and goes on to a bit-identical store.
+moment, the next `fit` finds the listed shards, drops the rest, and goes on to a bit-identical store. How a finished index
+changes, and what its files are called then: lorif_core.revisions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load
-from torch import Tensor, nn
+from safetensors.torch import load, save
+from torch import Tensor
 
-from lorif_core.atomic import file_digest, write_tensors
+from lorif_core.atomic import write_bytes, write_tensors
 from lorif_core.blocks import Block, Stored
 from lorif_core.codecs import decode, encode, row_bytes
-from lorif_core.digests import ExampleDigest, model_fingerprint
+from lorif_core.digests import ExampleDigest
 from lorif_core.errors import StoreError
-from lorif_core.manifest import Manifest, ShardEntry, read_manifest
+from lorif_core.integrity import check_once, missing, read_checked, word_sum
+from lorif_core.manifest import MANIFEST, SHARDS, Manifest, ShardEntry, Span, read_manifest
 from lorif_core.objectives import Batch, batch_rows
+from lorif_core.remote import checkout, publish
 
 SHARD_BYTES = 64 * 2**20
-SHARDS = "shards"
 Ids = list[str] | list[int]
 
 
 class FactorStore:
-    """Read access to a finished index; tensors are memory-mapped, nothing is held."""
+    """Read access to a finished index; tensors are memory-mapped, nothing is held.
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    A shard is compared with its `word_sum` the first time a process reads it, ids, projections and curvature with their
+    sha256 every time: a damaged file raises StoreError and never becomes a wrong score. The first check of a shard takes
+    about as long as reading it once from the page cache (tests/benchmarks/store_checks.py); `trust` leaves it out. Memory
+    that goes bad after the check is not noticed; a file that changes is checked again.
+
+    The index may be changed meanwhile (append, purge, compact): a store reads the files its manifest lists, or raises
+    StoreError once they are gone; open it again for the new state.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, trust: bool = False) -> None:
         """Use `FactorStore.open`."""
-        self.path, self.manifest = path, manifest
+        self.path, self.manifest, self.trust = path, manifest, trust
 
     @classmethod
-    def open(cls, path: str | Path) -> FactorStore:
+    def open(cls, path: str | Path, trust: bool = False) -> FactorStore:
         """The index at `path`.
+
+        Args:
+            path: its folder, or an fsspec URL (lorif_core.remote).
+            trust: read shards without checking them.
 
         Raises:
             StoreError: there is none, it is damaged, unfinished, or a listed shard is missing or has another size.
         """
-        folder = Path(path)
+        folder = checkout(path)
         manifest = read_manifest(folder)
-        if not manifest.complete:
-            raise StoreError(
-                f"the index at {folder} is unfinished ({manifest.examples} rows): run fit again, it continues"
-            )
-        for shard in manifest.shards:
-            file = folder / shard.file
-            size = file.stat().st_size if file.exists() else None
-            if size != shard.bytes:
-                raise StoreError(
-                    f"{file}: expected {shard.bytes} bytes, got {'no file' if size is None else size}; rebuild the index"
-                )
-        return cls(folder, manifest)
+        while (problem := _first_problem(folder, manifest)) is not None:
+            now = read_manifest(folder)
+            if now == manifest:
+                raise StoreError(problem)
+            manifest = now  # a writer changed the index between the two looks
+        return cls(folder, manifest, trust)
 
     def __len__(self) -> int:
         """N."""
@@ -79,7 +88,7 @@ class FactorStore:
         """The layer's rows in index order, at most `rows` at a time, decoded."""
         entry = next(x for x in self.manifest.layers if x.name == layer)
         for shard in self.manifest.shards:
-            with safe_open(self.path / shard.file, framework="pt") as file:
+            with self.opened(shard) as file:
                 for start in range(0, shard.rows, rows):
                     part = slice(start, min(start + rows, shard.rows))
 
@@ -91,26 +100,39 @@ class FactorStore:
 
     def losses(self) -> Tensor:
         """Training loss of every example when it was indexed [N], float32."""
-        return torch.cat([self._read(shard.file, "loss") for shard in self.manifest.shards])
+        parts = []
+        for shard in self.manifest.shards:
+            with self.opened(shard) as file:
+                parts.append(file.get_tensor("loss"))
+        return torch.cat(parts)
 
     def ids(self) -> Ids:
         """The rows' ids; their positions where the user gave none."""
-        if "ids.safetensors" not in self.manifest.files:
+        file = self.manifest.file("ids")
+        if file is None:
             return list(range(len(self)))
-        return decode_ids(load((self.path / "ids.safetensors").read_bytes()))
+        return decode_ids(load(read_checked(self.path / file, self.manifest.files[file])))
 
-    def _read(self, file: str, name: str) -> Tensor:
-        with safe_open(self.path / file, framework="pt") as opened:
-            tensor: Tensor = opened.get_tensor(name)
-            return tensor
+    def opened(self, shard: ShardEntry) -> Any:
+        """A shard's safetensors file, to be used in a `with` block; checked first, unless it is trusted.
+
+        Raises:
+            StoreError: it is missing or damaged.
+        """
+        if not self.trust:
+            check_once(self.path / shard.file, shard.sha256, shard.words)
+        try:
+            return safe_open(self.path / shard.file, framework="pt")
+        except FileNotFoundError:
+            raise StoreError(missing(self.path / shard.file)) from None
 
 
 class StoreWriter:
     """Appends rows of factors; closes a shard at every `shard_rows`, and lists it in the manifest once it is on disk."""
 
-    def __init__(self, path: Path, manifest: Manifest, shard_rows: int) -> None:
-        """Continue the store of `manifest` at `path`."""
-        self.path, self.manifest, self.shard_rows = path, manifest, shard_rows
+    def __init__(self, path: Path, manifest: Manifest, shard_rows: int, name: str = MANIFEST) -> None:
+        """Continue the store of `manifest` at `path`, whose file there is `name`."""
+        self.path, self.manifest, self.shard_rows, self.name = path, manifest, shard_rows, name
         (path / SHARDS).mkdir(parents=True, exist_ok=True)
         self._rows: list[dict[str, Tensor]] = []
         self._energies: list[dict[str, Tensor]] = []
@@ -151,7 +173,7 @@ class StoreWriter:
             self._pending += stop - skip
             skip = stop
             if self._pending == self.shard_rows:
-                self._flush()
+                self.flush()
 
     def close(self, ids: Ids | None) -> Manifest:
         """Write the last shard and the ids; the store is then complete.
@@ -159,28 +181,48 @@ class StoreWriter:
         Raises:
             StoreError: there are no rows, or not as many ids as rows.
         """
-        if self._pending:
-            self._flush()
+        self.flush()
         if not self.finished:
             raise StoreError("the loader gave no examples: nothing to index")
-        files = dict(self.manifest.files)
         if ids is not None:
             if len(ids) != self.finished:
                 raise StoreError(f"expected one id a training example: got {len(ids)} ids for {self.finished} examples")
-            files["ids.safetensors"], _ = write_tensors(self.path / "ids.safetensors", encode_ids(ids))
-        self.manifest = self.manifest.with_(complete=True, files=files)
+            self.manifest = write_ids(self.path, self.manifest, ids)
+        self.manifest = self.manifest.with_(complete=True)
         self.manifest.write(self.path)
         return self.manifest
 
-    def _flush(self) -> None:
-        file = f"{SHARDS}/{len(self.manifest.shards):05d}.safetensors"
+    def flush(self) -> None:
+        """Write the rows that are waiting, if any, as a shard."""
+        if not self._pending:
+            return
         tensors = {name: torch.cat([part[name] for part in self._rows]) for name in self._rows[0]}
-        sha, size = write_tensors(self.path / file, tensors)
         energy = {name: float(torch.cat([part[name] for part in self._energies]).sum()) for name in self._energies[0]}
-        entry = ShardEntry(file, self.finished, self._pending, size, sha, self._digest.take(), energy)
-        self.manifest = self.manifest.with_(shards=[*self.manifest.shards, entry])
-        self.manifest.write(self.path)
+        spans = [Span(self._pending, self._digest.take())]
+        self.manifest = write_shard(self.path, self.manifest, tensors, spans, energy)
+        self.manifest.write(self.path, self.name)
+        publish(self.path)
         self._rows, self._energies, self._pending = [], [], 0
+
+
+def write_shard(
+    folder: Path, manifest: Manifest, tensors: dict[str, Tensor], spans: list[Span], energy: dict[str, float]
+) -> Manifest:
+    """Write the next shard of an index; returns the manifest that lists it, not yet written."""
+    file, data = manifest.shard_file(), save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    sha = write_bytes(folder / file, data)
+    rows = sum(span.rows for span in spans)
+    return manifest.with_shard(ShardEntry(file, 0, rows, len(data), sha, spans, word_sum(data), energy))
+
+
+def write_ids(folder: Path, manifest: Manifest, ids: Ids) -> Manifest:
+    """Write the ids of all rows; returns the manifest that lists them, not yet written.
+
+    Raises:
+        StoreError: the ids are of mixed or other types, or not unique.
+    """
+    sha, _ = write_tensors(folder / manifest.named("ids"), encode_ids(ids))
+    return manifest.with_file("ids", sha)
 
 
 def check_rows(folder: Path, manifest: Manifest, batch: Batch, start: int, digest: ExampleDigest) -> int:
@@ -202,18 +244,25 @@ def check_rows(folder: Path, manifest: Manifest, batch: Batch, start: int, diges
     done = max(0, min(batch_rows(batch), manifest.examples - start))
     position = 0
     for shard in manifest.shards:
-        end = shard.start + shard.rows
-        stop = min(done, end - start)
-        if stop <= position:
-            continue
-        digest.update(batch, position, stop)
-        position = stop
-        if start + stop == end and digest.take() != shard.data:
-            raise StoreError(
-                f"the loader's rows {shard.start} to {end - 1} are not those {shard.file} in {folder} was made from: "
-                "the data or its order changed; index it into another folder, or remove this one"
-            )
+        end = shard.start
+        for span in shard.spans:
+            end += span.rows
+            stop = min(done, end - start)
+            if stop <= position:
+                continue
+            digest.update(batch, position, stop)
+            position = stop
+            if start + stop == end and digest.take() != span.data and span.comparable:
+                raise StoreError(
+                    f"the loader's rows {end - span.rows} to {end - 1} are not those {shard.file} in {folder} was made "
+                    "from: the data or its order changed; index it into another folder, or remove this one"
+                )
     return done
+
+
+def not_comparable(manifest: Manifest) -> int:
+    """How many rows cannot be compared with a loader's, since others were purged from among them."""
+    return sum(span.rows for shard in manifest.shards for span in shard.spans if not span.comparable)
 
 
 def shard_rows(bytes_per_example: int) -> int:
@@ -251,54 +300,13 @@ def decode_ids(tensors: dict[str, Tensor]) -> Ids:
     return [text[a:b].decode() for a, b in zip([0, *ends[:-1]], ends, strict=True)]
 
 
-def verify(
-    path: str | Path,
-    model: nn.Module | None = None,
-    loader: Iterable[Batch] | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[str]:
-    """Every problem of the index at `path`, one sentence each; empty when it is whole.
-
-    Reads every byte: a flipped bit in any file, a missing or foreign shard; with `model`, whether it is the model indexed;
-    with `loader`, whether its examples are those indexed.
-    """
-    folder = Path(path)
-    try:
-        manifest = read_manifest(folder)
-    except StoreError as error:
-        return [str(error)]
-    problems = (
-        [] if manifest.complete else [f"{folder} is unfinished ({manifest.examples} rows): run fit again, it continues"]
-    )
-    expected = {shard.file: shard.sha256 for shard in manifest.shards} | manifest.files
-    for number, (file, sha) in enumerate(expected.items()):
-        if not (folder / file).exists():
-            problems.append(f"{folder / file} is missing")
-        elif file_digest(folder / file) != sha:
-            problems.append(f"{folder / file} is damaged: its bytes do not match the manifest's sha256")
-        if progress is not None:
-            progress(number + 1, len(expected))
-    listed = {(folder / file).resolve() for file in expected}
-    problems += [
-        f"{x} is not listed in the manifest" for x in sorted((folder / SHARDS).glob("*")) if x.resolve() not in listed
-    ]
-    if model is not None and model_fingerprint(model) != manifest.model:
-        problems.append(
-            f"{folder} was made from another model: expected fingerprint {manifest.model[:12]}, got {model_fingerprint(model)[:12]}"
-        )
-    if loader is not None:
-        problems += _verify_data(folder, manifest, loader)
-    return problems
-
-
-def _verify_data(folder: Path, manifest: Manifest, loader: Iterable[Batch]) -> list[str]:
-    digest, start = ExampleDigest(), 0
-    for batch in loader:
-        try:
-            check_rows(folder, manifest, batch, start, digest)
-        except StoreError as error:
-            return [str(error)]
-        start += batch_rows(batch)
-    return (
-        [] if start == manifest.examples else [f"{folder} holds {manifest.examples} examples, the loader gave {start}"]
-    )
+def _first_problem(folder: Path, manifest: Manifest) -> str | None:
+    """Why the index cannot be read, as far as sizes tell."""
+    if not manifest.complete:
+        return f"the index at {folder} is unfinished ({manifest.examples} rows): run fit again, it continues"
+    for shard in manifest.shards:
+        file = folder / shard.file
+        size = file.stat().st_size if file.exists() else None
+        if size != shard.bytes:
+            return f"{file}: expected {shard.bytes} bytes, got {'no file' if size is None else size}; rebuild the index"
+    return None

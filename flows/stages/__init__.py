@@ -1,11 +1,23 @@
 """The stages' bodies: plain functions of (arguments, folder, progress), run by `flows.stage` in a process of their own."""
 
-from flows.stages import applying, comparing, deciding, indexing, prepare, querying, reporting, scoring, training
+from flows.stages import (
+    appending,
+    applying,
+    comparing,
+    deciding,
+    indexing,
+    prepare,
+    querying,
+    reporting,
+    scoring,
+    training,
+)
 
 STAGES = {
     "load": prepare.load,
     "train": training.run,
     "index": indexing.run,
+    "append": appending.run,
     "score": scoring.run,
     "decide": deciding.run,
     "apply": applying.run,

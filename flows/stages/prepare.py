@@ -24,7 +24,7 @@ from flows.stages.common import (
     true_labels,
 )
 from flows.stages.sources import sources_digest
-from lorif_core import verify
+from lorif_core import FactorStore, verify
 from lorif_core.coverage import cover
 from lorif_core.manifest import read_manifest
 
@@ -62,6 +62,7 @@ def load(arguments: Arguments, folder: Path, progress: Progress) -> Output:
         if Path(index).is_file():
             raise ModelError(f"index.path: {index} is a file; expected the folder of an index")
         problems = verify(index, model, data.ordered_dataloader("train", arguments["index"]["batch_size"]))
+        problems = problems or _other_ids(Path(index), data.train_ids())
         if problems:
             raise ModelError("\n".join(f"index.path: {problem}" for problem in problems))
         _check_index_options(Path(index), {name: arguments["index"][name] for name in arguments["index_asked"]})
@@ -96,6 +97,14 @@ def _check_layers(model: nn.Module, options: Arguments) -> None:
         cover(model, options["layers"], strict=options["strict"])
     except ValueError as error:
         raise ModelError(f"index.layers, index.strict: {error}") from error
+
+
+def _other_ids(index: Path, ids: list[str] | list[int]) -> list[str]:
+    """Why the index's rows cannot be told by the data's ids: after a purge not every row can be compared by its content."""
+    manifest = read_manifest(index)
+    if manifest.file("ids") is None or manifest.numbered or FactorStore.open(index).ids() == ids:
+        return []
+    return [f"the rows of {index} have other ids, or another order, than the training rows of the data"]
 
 
 def _check_index_options(index: Path, asked: Mapping[str, Any]) -> None:

@@ -12,5 +12,5 @@ class GradDot(LoRIF):
     Random projections are scaled by 1/sqrt(d), so that the dot product is unbiased; a pca projection keeps its top part.
     """
 
-    def _fit_curvature(self, keep: bool) -> dict[str, LayerInverse]:
+    def _fit_curvature(self, keep: bool, anew: bool = False) -> dict[str, LayerInverse]:
         return identities({layer.name: layer.size for layer in self.store.manifest.layers}, self.device)

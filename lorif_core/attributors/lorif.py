@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
-from safetensors.torch import load
 from torch import Tensor, nn
 
-from lorif_core.atomic import file_digest, single_writer, write_tensors
-from lorif_core.attributors.base import Attributor
+from lorif_core.attributors.maintained import Maintained
 from lorif_core.capture import frozen
 from lorif_core.contraction import dense
 from lorif_core.curvature import GRAM_SIDE, fit_curvature
@@ -29,8 +27,8 @@ from lorif_core.digests import model_fingerprint
 from lorif_core.errors import StoreError
 from lorif_core.gradients import device_of, read_plan
 from lorif_core.index import Build, Progress
-from lorif_core.inverse import DualInverse, LayerInverse, from_tensors, identities, to_tensors
-from lorif_core.manifest import Manifest
+from lorif_core.inverse import DualInverse, LayerInverse, identities
+from lorif_core.kept import read_curvature, replace_curvature
 from lorif_core.objectives import BUILT_IN, Batch, Objective, describe
 from lorif_core.options import (
     Bits,
@@ -43,18 +41,18 @@ from lorif_core.options import (
     layer_patterns,
 )
 from lorif_core.precision import Precision, in_precision
+from lorif_core.remote import checkout
 from lorif_core.scoring import Queries, TopK, all_scores, self_influence, top_k
 from lorif_core.store import FactorStore, Ids
 from lorif_core.whitening import PRECONDITIONED
 
 log = logging.getLogger(__name__)
 
-CURVATURE = "curvature.safetensors"
 QUERY_NUMBERS = 2**27
 """Floats of the queries, and of their scores over a small index, held at once (512 MB); more stream the index again."""
 
 
-class LoRIF(Attributor):
+class LoRIF(Maintained):
     """Low-rank influence functions over a factor store on disk.
 
     Example:
@@ -153,7 +151,7 @@ class LoRIF(Attributor):
 
         Args:
             loader: batches in index order; `(inputs, targets)`, dicts, or token ids.
-            path: a folder; its parents are made.
+            path: a folder, whose parents are made, or an fsspec URL such as s3://bucket/index (lorif_core.remote).
             ids: one unique id a row, strings or integers.
 
         Returns:
@@ -163,26 +161,35 @@ class LoRIF(Attributor):
             StoreError: the folder holds another index or other data, or another process writes it.
             ValueError: the loader shuffles, a layer cannot be attributed, a gradient is not finite.
         """
-        folder = Path(path)
+        folder = checkout(path)
         Build(self.model, self.objective, self.options, loader, folder, ids, self._progress, self.bucket).run()
         self._store, self._curvature = FactorStore.open(folder), None
         self._curvature = self._fit_curvature(keep=True)
         return self
 
     @classmethod
-    def load(cls, path: str | Path, model: nn.Module, objective: Objective | None = None, **curvature: Any) -> Self:
+    def load(
+        cls,
+        path: str | Path,
+        model: nn.Module,
+        objective: Objective | None = None,
+        *,
+        trust: bool = False,
+        **curvature: Any,
+    ) -> Self:
         """The attributor of a finished index.
 
         Args:
             path: the index's folder.
             model: the model it was made from, with the same weights.
             objective: needed only where it is not one of the built-in ones.
+            trust: read shards without comparing them with their digests first (`FactorStore`).
             curvature: `curvature_rank`, `damping`, `damping_rule` or `progress`, where they should differ from those fitted.
 
         Raises:
             StoreError: no index, a damaged one, or one of another model.
         """
-        store = FactorStore.open(path)
+        store = FactorStore.open(path, trust)
         manifest = store.manifest
         fingerprint = model_fingerprint(model)
         if fingerprint != manifest.model:
@@ -321,50 +328,29 @@ class LoRIF(Attributor):
             return gradient
         return inverse.precondition(gradient.flatten(1)).view_as(gradient)
 
-    def _fit_curvature(self, keep: bool) -> dict[str, LayerInverse]:
+    def _fit_curvature(self, keep: bool, anew: bool = False) -> dict[str, LayerInverse]:
         """Read the curvature beside the index if it differs from these options in nothing but the multiplier; else fit it.
 
         Args:
             keep: put what was fitted beside the index.
+            anew: do not read what is there.
         """
         if self.options.projection in PRECONDITIONED:
             return identities({layer.name: layer.size for layer in self.store.manifest.layers}, self.device)
         wanted = {"options": asdict(self.curvature_options), "data": self.store.manifest.data_digest()}
         folder, manifest = self.store.path, self.store.manifest
-        kept = manifest.curvature or {}
-        damping = rescaled(kept, wanted)
+        damping = rescaled({} if anew else manifest.curvature or {}, wanted)
         if damping is not None:
             try:
-                return _read_curvature(folder / CURVATURE, manifest.files[CURVATURE], damping, self.device)
+                return read_curvature(folder, manifest, damping, self.device)
             except StoreError as error:
                 if not keep:
                     raise
                 log.warning("%s; fitting it anew", error)
         found = fit_curvature(self.store, self.curvature_options, self.device, self._progress)
         if keep:
-            damping = {name: curvature.damping for name, curvature in found.items()}
-            self._store = FactorStore(folder, _write_curvature(folder, manifest, found, wanted | {"damping": damping}))
+            self._store = FactorStore(folder, replace_curvature(folder, manifest, found, wanted), self.store.trust)
         return found
-
-
-def _write_curvature(
-    folder: Path, manifest: Manifest, found: dict[str, LayerInverse], curvature: dict[str, Any]
-) -> Manifest:
-    """Put the curvature beside the index; killed at any moment, the manifest lists the whole file or none."""
-    others = {file: sha for file, sha in manifest.files.items() if file != CURVATURE}
-    with single_writer(folder):
-        if manifest.curvature is not None:
-            manifest.with_(files=others, curvature=None).write(folder)
-        sha, _ = write_tensors(folder / CURVATURE, to_tensors(found))
-        manifest = manifest.with_(files={**others, CURVATURE: sha}, curvature=curvature)
-        manifest.write(folder)
-    return manifest
-
-
-def _read_curvature(path: Path, sha: str, damping: dict[str, float], device: torch.device) -> dict[str, LayerInverse]:
-    if not path.exists() or file_digest(path) != sha:
-        raise StoreError(f"{path} is missing or damaged: restore it, or call fit again, which fits it anew")
-    return from_tensors(load(path.read_bytes()), damping, device)
 
 
 def _join(parts: list[Queries]) -> Queries:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tests.benchmarks import codecs, damping, fit_time, label_errors, lds, peers
+from tests.benchmarks import codecs, curvature_updates, damping, fit_time, label_errors, lds, peers, store_checks
 
 
 def main() -> None:
@@ -15,6 +15,8 @@ def main() -> None:
     args = parser.parse_args()
     fit_time.main([])
     peers.main([])
+    store_checks.main([])
+    curvature_updates.main([])
     if args.data:
         lds.main(["--data", str(args.data)])
         codecs.main(["--data", str(args.data)])

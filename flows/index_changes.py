@@ -1,0 +1,180 @@
+"""`curate index append | purge | compact | refit`: an index that is there is changed in place."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from flows.errors import ConfigError
+from flows.index_jobs import index_folder, no_more, read_config, resolver
+from flows.modelling import ModelRun
+from flows.screen import Screen
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def append(options: argparse.Namespace, tokens: list[str]) -> int:
+    """Add the training rows of the data that the index does not have yet, by their ids."""
+    config = read_config(options, tokens)
+    if config.index.path is None:
+        raise ConfigError("index.path: name the index to add to (--index.path FOLDER)")
+    path = _existing(config.index.path)
+    checkpoint = config.model.checkpoint
+    if config.model.registered is not None:
+        checkpoint = resolver(config)(config.model.registered, config.workspace / "models")
+    if checkpoint is None:
+        raise ConfigError(
+            "model.checkpoint: name the checkpoint of the model the index was made from (or model.registered)"
+        )
+    with Screen() as screen, ModelRun(config, screen) as run:
+        named = config.model_dump(mode="json", include={"name", "data", "model", "root"})
+        done = run.run("append", named, keep=False, checkpoint=str(checkpoint), index_path=str(path))
+    values = done.values
+    lines = [f"{values['added']:,} rows added to the index of now {values['rows']:,}: {path}"]
+    if values["gone"]:
+        some = ", ".join(map(str, values["gone_ids"]))
+        lines.append(
+            f"{values['gone']:,} rows of the index are not in the data (first: {some}): see curate index purge"
+        )
+    _tell(lines + _kept_note(path) + _drift_note(values["drift"], path))
+    return 0
+
+
+def purge(options: argparse.Namespace, tokens: list[str]) -> int:
+    """Remove rows and their bytes from an index."""
+    no_more(tokens)
+    path = _existing(options.path)
+    asked = _asked(options)
+    import lorif_core
+
+    with _store_errors(), Screen() as screen:
+        screen.begin("purge")
+        known = lorif_core.FactorStore.open(path).ids()
+        ids = _typed(asked, known)
+        done = lorif_core.purge(path, ids, progress=screen.progress)
+        screen.end(f"rows removed: {done.rows}")
+    if options.json:
+        found = {"path": str(path.resolve()), "rows": done.rows, "shards": done.shards, "not_found": done.not_found}
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+        return 0
+    lines = [f"{done.rows:,} rows removed, {len(done.shards)} shards written anew or removed: {path}"]
+    if done.not_found:
+        lines.append(f"not in the index: {', '.join(map(str, done.not_found))}")
+    _tell(lines + _kept_note(path) + _drift_note(_drift(path), path))
+    return 0
+
+
+def compact(options: argparse.Namespace, tokens: list[str]) -> int:
+    """Merge the small shards of an index."""
+    no_more(tokens)
+    path = _existing(options.path)
+    import lorif_core
+
+    with _store_errors(), Screen() as screen:
+        screen.begin("compact")
+        merged = lorif_core.compact(path)
+        screen.end(f"shards merged into others: {merged}")
+    if options.json:
+        print(json.dumps({"path": str(path.resolve()), "merged": merged}, indent=2))
+    else:
+        _tell([f"{merged} shards merged into others: {path}", *(_kept_note(path) if merged else [])])
+    return 0
+
+
+def refit(options: argparse.Namespace, tokens: list[str]) -> int:
+    """Fit the curvature of an index anew from all its rows."""
+    no_more(tokens)
+    path = _existing(options.path)
+    from lorif_core.updates import refit
+
+    with _store_errors(), Screen() as screen:
+        screen.begin("refit")
+        refit(path, progress=screen.progress)
+        screen.end("done")
+    if options.json:
+        print(json.dumps({"path": str(path.resolve()), "drift": _drift(path)}, indent=2))
+    else:
+        _tell([f"curvature fitted anew: {path}", *_kept_note(path)])
+    return 0
+
+
+def _existing(text: str | Path) -> Path:
+    """The folder of an index that is there."""
+    path = index_folder(str(text))
+    if not (path / "manifest.json").is_file():
+        raise ConfigError(f"{path}: no index there (manifest.json is missing)")
+    return path
+
+
+def _asked(options: argparse.Namespace) -> list[str]:
+    """The ids on the command line and in the file."""
+    ids = list(options.ids or [])
+    if options.ids_file is not None:
+        file = Path(options.ids_file)
+        if not file.is_file():
+            raise ConfigError(f"--ids-file: no such file: {file}")
+        try:
+            ids += [line for line in file.read_text(encoding="utf-8").splitlines() if line]
+        except UnicodeDecodeError:
+            raise ConfigError(f"--ids-file: {file} is not text in UTF-8; expected one id a line") from None
+    if not ids:
+        raise ConfigError("--ids, --ids-file: name the rows to remove")
+    return ids
+
+
+def _typed(asked: list[str], known: list[str] | list[int]) -> list[str] | list[int]:
+    """The ids as the index has them: strings, or integers."""
+    if not known or isinstance(known[0], str):
+        return asked
+    wrong = [one for one in asked if not one.lstrip("-").isdecimal()]
+    if wrong:
+        raise ConfigError(f"--ids: this index has integers for ids, got {wrong[:5]}")
+    return [int(one) for one in asked]
+
+
+@contextmanager
+def _store_errors() -> Iterator[None]:
+    """What is wrong with an index becomes exit code 2."""
+    from lorif_core import StoreError
+
+    try:
+        yield
+    except StoreError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _drift(path: Path) -> float:
+    from lorif_core.kept import drift
+    from lorif_core.manifest import read_manifest
+
+    return drift(read_manifest(path))
+
+
+def _drift_note(drift: float, path: Path) -> list[str]:
+    from lorif_core.kept import REFIT_SHARE
+
+    if drift <= REFIT_SHARE:
+        return []
+    return [f"The curvature drifted by {100 * drift:.0f} %: fit it anew with curate index refit {path}"]
+
+
+def _kept_note(path: Path) -> list[str]:
+    """That a workspace does not take a changed index for its own."""
+    if not (path.parent / "manifest.json").is_file():
+        return []
+    return [
+        "This index lies in a workspace, where the next run of its configuration builds it anew from its data: to keep "
+        "what was changed, copy the folder and name it with index.path."
+    ]
+
+
+def _tell(lines: list[str]) -> None:
+    console = Console()
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,90 @@
+"""The curvature kept beside an index: its file, and what the manifest says of it.
+
+The manifest's `curvature` holds `options`, `data` (the digest of the examples it is of), `damping` of each layer and, once
+rows were added or removed (lorif_core.updates), of each layer `trace` (of G^T G), `outside` (what of it the kept directions do
+not hold) and `drift` (what updates neglected, a nuclear norm).
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load
+
+from lorif_core.atomic import single_writer, write_tensors
+from lorif_core.errors import StoreError
+from lorif_core.integrity import read_checked
+from lorif_core.inverse import LayerInverse, from_tensors, to_tensors
+from lorif_core.manifest import Manifest, read_manifest
+from lorif_core.revisions import commit, refuse_pending
+
+log = logging.getLogger(__name__)
+
+REFIT_SHARE = 0.1
+"""The drift from which on the curvature should be fitted anew."""
+
+
+def read_curvature(
+    folder: Path, manifest: Manifest, damping: dict[str, float], device: torch.device
+) -> dict[str, LayerInverse]:
+    """The inverse of every layer, with these dampings.
+
+    Raises:
+        StoreError: the file is missing or damaged.
+    """
+    file = manifest.file("curvature")
+    if file is None:
+        raise StoreError(f"{folder} has no curvature: call fit again, which fits it")
+    try:
+        data = read_checked(folder / file, manifest.files[file])
+    except StoreError as error:
+        raise StoreError(f"{error} (or call fit again, which fits it anew)") from None
+    return from_tensors(load(data), damping, device)
+
+
+def write_curvature(
+    folder: Path, manifest: Manifest, found: dict[str, LayerInverse], record: dict[str, Any]
+) -> Manifest:
+    """Write the file of a curvature; returns the manifest that lists it, not yet written."""
+    record = record | {"damping": {name: inverse.damping for name, inverse in found.items()}}
+    sha, _ = write_tensors(folder / manifest.named("curvature"), to_tensors(found))
+    manifest = manifest.with_file("curvature", sha).with_(curvature=record)
+    if (share := drift(manifest)) > REFIT_SHARE:
+        log.warning("the curvature of %s drifted by %.0f %% over appends and purges: call refit()", folder, 100 * share)
+    return manifest
+
+
+def replace_curvature(
+    folder: Path, manifest: Manifest, found: dict[str, LayerInverse], record: dict[str, Any]
+) -> Manifest:
+    """Put a curvature beside the index, in place of the one there may be; killed at any moment, one of the two is listed.
+
+    Raises:
+        StoreError: the index was changed meanwhile, or an append to it is unfinished.
+    """
+    with single_writer(folder):
+        now = read_manifest(folder)
+        if now.shards != manifest.shards:
+            raise StoreError(f"{folder} was changed while its curvature was fitted: open it again")
+        if now.curvature is not None:
+            refuse_pending(folder, now)
+            now = now.with_(revision=now.revision + 1)
+        now = write_curvature(folder, now, found, record)
+        commit(folder, now)
+    return now
+
+
+def drift(manifest: Manifest) -> float:
+    """What updates neglected, as a share of what the curvature leaves out anyway: the worst layer's; 0 when just fitted.
+
+    (A lambda is added to the latter, so that rounding errors of a curvature that leaves out nothing are none.)
+    """
+    record = manifest.curvature or {}
+    shares = (
+        neglected / (record["outside"][name] + record["damping"][name])
+        for name, neglected in record.get("drift", {}).items()
+    )
+    return max(shares, default=0.0)
