@@ -52,6 +52,8 @@ class Block:
         if self.right is None:
             return left.square().sum((1, 2))
         right = self.right.double()
+        if left.shape[2] == 1:
+            return left.square().sum((1, 2)) * right.square().sum((1, 2))
         return ((left.mT @ left) * (right.mT @ right)).sum((1, 2))  # [n, c, c]
 
     def inner_products(self, other: Block) -> Tensor:

@@ -54,16 +54,13 @@ def prepare(layer: LayerEntry, bits: int, queries: Tensor) -> Array:
     return flat.unflatten(1, (-1, each)).mT.contiguous().numpy()
 
 
-def add_scores(
-    layer: LayerEntry, bits: int, tensors: dict[str, Tensor], rows: slice, queries: Array, scores: Array
-) -> None:
-    """Add <Q_q, G_i> of some rows of a shard.
+def add_scores(layer: LayerEntry, bits: int, read: Callable[[str], Tensor], queries: Array, scores: Array) -> None:
+    """Add <Q_q, G_i> of some rows.
 
     Args:
         layer: as the manifest has it.
         bits: of a stored number.
-        tensors: of the shard, by name.
-        rows: which rows.
+        read: gives those rows of one of the tensors of `codecs.encode`.
         queries: of `prepare`.
         scores: float32 [Q, n], contiguous, added to.
     """
@@ -72,7 +69,7 @@ def add_scores(
     sides, whole, coded, coded_whole = compiled
 
     def array(name: str) -> Array:
-        tensor = tensors[f"{name}.{layer.name}"][rows].flatten(1)
+        tensor = read(name).flatten(1)
         if tensor.dtype == torch.bfloat16:
             return tensor.view(torch.int16).numpy().view(np.uint16)
         return tensor.numpy() if tensor.dtype == torch.uint8 else tensor.numpy().view(np.uint32)
@@ -81,12 +78,12 @@ def add_scores(
         names = ("left", "right") if layer.d1 <= layer.d2 else ("right", "left")
         sides(array(names[0]), array(names[1]), layer.rank, queries, scores)
     elif layer.rank:
-        scale = tensors[f"scale.{layer.name}"][rows].float().numpy()
+        scale = read("scale").float().numpy()
         coded(array("codes"), scale, bits, layer.d1, layer.d2, queries, scores)
     elif bits in FLOATS:
         whole(array("gradient"), queries, scores)
     else:
-        scale = tensors[f"scale.{layer.name}"][rows].float().flatten().numpy()
+        scale = read("scale").float().flatten().numpy()
         coded_whole(array("codes"), scale, bits, queries, scores)
 
 
@@ -140,20 +137,29 @@ def _decode(stored: Array, first: int, rows: int, rank: int, padded: int, out: A
             row = out[(p % rank) * padded + p // rank]
             for r in range(rows):
                 row[r] = stored[first + r, p]
-    elif numbers % 2:
+    elif numbers % 4:
         for p in range(numbers):
             row = out[(p % rank) * padded + p // rank]
             for r in range(rows):
                 row[r] = np.uint32(stored[first + r, p]) << np.uint32(16)
-    else:  # two numbers a load
-        pairs = stored.view(np.uint32)
-        for p in range(numbers // 2):
-            one, other = 2 * p, 2 * p + 1
-            low, high = out[(one % rank) * padded + one // rank], out[(other % rank) * padded + other // rank]
+    else:  # four numbers a load, taken apart where they lie side by side
+        words = stored.view(np.uint64)
+        low, high = np.empty(TILE, np.uint32), np.empty(TILE, np.uint32)
+        for p in range(0, numbers, 4):
             for r in range(rows):
-                pair = pairs[first + r, p]
-                low[r] = pair << np.uint32(16)
-                high[r] = pair & np.uint32(0xFFFF0000)
+                word = words[first + r, p // 4]
+                low[r], high[r] = np.uint32(word), np.uint32(word >> np.uint64(32))
+            a, b, c, d = p, p + 1, p + 2, p + 3
+            row_a, row_b = out[(a % rank) * padded + a // rank], out[(b % rank) * padded + b // rank]
+            row_c, row_d = out[(c % rank) * padded + c // rank], out[(d % rank) * padded + d // rank]
+            for r in range(rows):
+                row_a[r] = low[r] << np.uint32(16)
+            for r in range(rows):
+                row_b[r] = low[r] & np.uint32(0xFFFF0000)
+            for r in range(rows):
+                row_c[r] = high[r] << np.uint32(16)
+            for r in range(rows):
+                row_d[r] = high[r] & np.uint32(0xFFFF0000)
 
 
 def _contract(query: Array, u: Array, v: Array, scores: Array) -> None:

@@ -108,7 +108,15 @@ class _Layer:
         """Add the products of a shard's rows start, start + 1, ... to `total` [Q, n]."""
         stop = start + total.shape[1]
         if self.kernel is not None:
-            kernels.add_scores(self.entry, self.bits, shard.tensors, slice(start, stop), self.kernel, total.numpy())
+            rows = max(1, CACHE_NUMBERS // 2 // self.entry.numbers)
+            for first in range(start, stop, rows):
+                end = min(first + rows, stop)
+
+                def read(name: str, first: int = first, end: int = end) -> Tensor:
+                    return shard.read(f"{name}.{self.entry.name}", first, end)
+
+                part = total[:, first - start : end - start]
+                kernels.add_scores(self.entry, self.bits, read, self.kernel, part.numpy())
             return
         for block in shard.blocks(self.entry, self.rows, self.bits, start, stop):
             first = block.start - shard.entry.start - start
@@ -116,8 +124,8 @@ class _Layer:
             if self.inverse is None:
                 block.add_products(self.queries, scores)
             else:
-                rows = self.inverse.precondition(block.dense(self.queries.device))
-                scores.addmm_(self.queries.flatten(1), rows.T)  # [Q, D] @ [D, n] -> [Q, n]
+                applied = self.inverse.precondition(block.dense(self.queries.device))
+                scores.addmm_(self.queries.flatten(1), applied.T)  # [Q, D] @ [D, n] -> [Q, n]
 
 
 def _plan(

@@ -1,20 +1,20 @@
-"""Shards in index order, memory-mapped, the next one read ahead by a thread while this one is used.
+"""Shards in index order, the next ones on their way from the disk while this one is used.
 
-A mapped shard's tensors are views of its file: nothing is copied until it is computed with, and pages that are read
-belong to the system's cache, not to this process.
+Rows are read into small fresh buffers that stay in cache until they are decoded. Mapping the files instead costs more,
+page by page, than this copy does; and a file that shrinks is an error here, where it would kill a process that mapped it.
 """
 
 from __future__ import annotations
 
 import json
-import mmap
 import os
-import threading
+import weakref
+from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -27,22 +27,50 @@ from lorif_core.manifest import LayerEntry, ShardEntry
 if TYPE_CHECKING:
     from lorif_core.store import FactorStore
 
-DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "U8": torch.uint8, "F64": torch.float64, "I64": torch.int64}
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "U8": torch.uint8}
 """Of safetensors files: those a shard holds."""
-WINDOW = 2**22
-"""Bytes whose pages are touched between two looks at whether anyone still waits for them."""
+AHEAD = 2
+"""Shards that are asked of the disk before they are needed."""
 
 
 @dataclass(frozen=True)
-class Shard:
-    """One finished shard: where its rows belong, and its tensors by name, first axis the rows."""
+class Stored:
+    """Where one tensor lies in a shard's file."""
 
-    entry: ShardEntry
-    tensors: dict[str, Tensor]
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row, first axis of the tensor."""
+        return self.dtype.itemsize * torch.Size(self.shape[1:]).numel()
+
+
+class Shard:
+    """One finished shard, open: which rows it holds, and its tensors by name."""
+
+    def __init__(self, path: Path, entry: ShardEntry, descriptor: int, tensors: dict[str, Stored]) -> None:
+        """Use `open_shard`. The file is closed when nothing refers to the shard any more."""
+        self.entry, self.tensors = entry, tensors
+        self._path, self._descriptor = path, descriptor
+        weakref.finalize(self, os.close, descriptor)
 
     def __len__(self) -> int:
         """The number of rows."""
         return self.entry.rows
+
+    def read(self, name: str, start: int, stop: int) -> Tensor:
+        """Rows start to stop of one tensor, in memory of their own; threads may read at once.
+
+        Raises:
+            StoreError: the file ends before them.
+        """
+        stored = self.tensors[name]
+        size = stored.row_bytes
+        buffer = torch.empty((stop - start) * size, dtype=torch.uint8)
+        _read_into(self._path, self._descriptor, buffer.numpy().data, stored.offset + start * size)
+        return buffer.view(stored.dtype).view(stop - start, *stored.shape[1:])
 
     def blocks(
         self, layer: LayerEntry, rows: int, bits: int, start: int = 0, stop: int | None = None
@@ -50,52 +78,36 @@ class Shard:
         """A layer's rows from `start` to `stop` in order, at most `rows` at a time, decoded."""
         stop = len(self) if stop is None else stop
         for first in range(start, stop, rows):
-            part = slice(first, min(first + rows, stop))
+            end = min(first + rows, stop)
 
-            def read(name: str, part: slice = part) -> Tensor:
-                return self.tensors[f"{name}.{layer.name}"][part]
+            def read(name: str, first: int = first, end: int = end) -> Tensor:
+                return self.read(f"{name}.{layer.name}", first, end)
 
             yield decode(layer, self.entry.start + first, read, bits)
 
 
 def open_shard(folder: Path, entry: ShardEntry) -> Shard:
-    """Map a shard; nothing but its header is read.
+    """Open a shard, read its header and ask the disk for the rest, without waiting for it.
 
     Raises:
-        StoreError: the file is gone, has another size than listed, or is no safetensors file.
+        StoreError: the file is gone, has another size than listed, or is no shard.
     """
     path = folder / entry.file
     try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size != entry.bytes:
-                raise StoreError(f"{path}: expected {entry.bytes} bytes, got {size}; rebuild the index")
-            if hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # writable to torch, never to the file
+        descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         raise StoreError(f"{path} is missing; rebuild the index") from None
-    if hasattr(mapped, "madvise"):
-        mapped.madvise(mmap.MADV_SEQUENTIAL)
     try:
-        return Shard(entry, _tensors(mapped))
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path} is damaged ({error}); rebuild the index") from None
-
-
-def _tensors(mapped: mmap.mmap) -> dict[str, Tensor]:
-    """Views of every tensor of a safetensors file: 8 bytes of header length, the header in JSON, the numbers."""
-    begin = 8 + int.from_bytes(mapped[:8], "little")
-    header = json.loads(mapped[8:begin])
-    found = {}
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        dtype, (start, stop) = DTYPES[entry["dtype"]], entry["data_offsets"]
-        count = (stop - start) // dtype.itemsize
-        flat = torch.frombuffer(mapped, dtype=dtype, count=count, offset=begin + start) if count else torch.empty(0)
-        found[name] = flat.to(dtype).view(entry["shape"])
-    return found
+        size = os.fstat(descriptor).st_size
+        if size != entry.bytes:
+            raise StoreError(f"{path}: expected {entry.bytes} bytes, got {size}; rebuild the index")
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+        tensors = _header(path, descriptor, size)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return Shard(path, entry, descriptor, tensors)
 
 
 def stream(store: FactorStore) -> Generator[Shard]:
@@ -104,34 +116,51 @@ def stream(store: FactorStore) -> Generator[Shard]:
     Raises:
         StoreError: a shard is not as the manifest lists it; raised where that shard would have come.
     """
-    stop = threading.Event()
-
-    def prepare(entry: ShardEntry) -> Shard:
-        shard = open_shard(store.path, entry)
-        for tensor in shard.tensors.values():
-            _touch(tensor, stop)
-        return shard
-
-    shards = store.manifest.shards
+    entries = iter(store.manifest.shards)
+    waiting: deque[Future[Shard]] = deque()
     with ThreadPoolExecutor(1, "lorif-read-ahead") as reader:
-        try:
-            waiting: list[Future[Shard]] = [reader.submit(prepare, entry) for entry in shards[:1]]
-            for number in range(len(shards)):
-                shard = waiting.pop().result()
-                if number + 1 < len(shards):
-                    waiting.append(reader.submit(prepare, shards[number + 1]))
-                yield shard
-                del shard  # unmapped as soon as its user lets go too
-        finally:
-            stop.set()
+        while True:
+            for entry in entries:
+                waiting.append(reader.submit(open_shard, store.path, entry))
+                if len(waiting) > AHEAD:
+                    break
+            if not waiting:
+                return
+            yield waiting.popleft().result()
 
 
-def _touch(tensor: Tensor, stop: threading.Event) -> None:
-    """Have a tensor's pages read and mapped: numpy looks at one byte of each without holding the interpreter's lock."""
-    if not tensor.numel():
-        return
-    flat = tensor.view(-1).view(torch.uint8).numpy()
-    for start in range(0, len(flat), WINDOW):
-        if stop.is_set():
-            return
-        flat[start : start + WINDOW : mmap.PAGESIZE].max()
+def _header(path: Path, descriptor: int, size: int) -> dict[str, Stored]:
+    """The tensors of a safetensors file: 8 bytes of header length, the header in JSON, the numbers."""
+
+    def read(count: int, offset: int) -> bytearray:
+        data = bytearray(count)
+        _read_into(path, descriptor, memoryview(data), offset)
+        return data
+
+    length = int.from_bytes(read(min(8, size), 0), "little")
+    try:
+        if length > size - 8:
+            raise ValueError("its header is longer than the file")
+        entries: dict[str, Any] = json.loads(read(length, 8))
+        found = {}
+        for name, entry in entries.items():
+            if name != "__metadata__":
+                begin, end = entry["data_offsets"]
+                stored = Stored(DTYPES[entry["dtype"]], tuple(entry["shape"]), 8 + length + begin)
+                if stored.shape[0] * stored.row_bytes != end - begin or 8 + length + end > size:
+                    raise ValueError(f"{name} does not fit its place")
+                found[name] = stored
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise StoreError(f"{path} is damaged ({error}); rebuild the index") from None
+    return found
+
+
+def _read_into(path: Path, descriptor: int, buffer: memoryview, offset: int) -> None:
+    done = 0
+    while done < len(buffer):
+        count = os.preadv(descriptor, [buffer[done:]], offset + done)
+        if count == 0:
+            raise StoreError(
+                f"{path} ends after {offset + done} bytes, {len(buffer) - done} too early; rebuild the index"
+            )
+        done += count
