@@ -56,6 +56,8 @@ class Block:
         if self.right is None:
             return left.square().sum((1, 2))
         right = self.right.double()
+        if left.shape[2] == 1:
+            return left.square().sum((1, 2)) * right.square().sum((1, 2))
         return ((left.mT @ left) * (right.mT @ right)).sum((1, 2))  # [n, c, c]
 
     def inner_products(self, other: Block) -> Tensor:
@@ -70,10 +72,33 @@ class Block:
                 total.addcmul_(left, self.right[:, :, i] @ other.right[:, :, j].T)
         return total
 
-    def products(self, queries: Tensor) -> Tensor:
-        """<Q_q, G> [Q, n] with queries [Q, d1, d2], in their precision and on their device."""
-        if self.right is None or len(queries) > FEW_QUERIES:
-            return queries.flatten(1) @ self.dense(queries.device, queries.dtype).T  # [Q, D] @ [D, n] -> [Q, n]
-        left, right = self.left.to(queries), self.right.to(queries).mT  # [n, d1, c], [n, c, d2]
-        rows = left.mT.reshape(-1, left.shape[1])  # [n c, d1]
-        return torch.stack([((rows @ query).view_as(right) * right).sum((1, 2)) for query in queries])
+    def add_products(self, queries: Tensor, total: Tensor) -> None:
+        """Add <Q_q, G> to `total` [Q, n]; queries [Q, d1, d2], in their precision and on their device."""
+        device, dtype = queries.device, queries.dtype
+        if self.right is None:
+            total.addmm_(queries.flatten(1), self.dense(device, dtype).T)  # [Q, D] @ [D, n] -> [Q, n]
+        elif len(queries) > FEW_QUERIES:
+            total.addmm_(queries.flatten(1), self.columns(device, dtype))  # [Q, D] @ [D, n] -> [Q, n]
+        else:
+            short, long = _rows(self.left, device, dtype), _rows(self.right, device, dtype)  # [n c, d1], [n c, d2]
+            if short.shape[1] > long.shape[1]:  # the longer side first leaves the smaller product
+                short, long, queries = long, short, queries.mT
+            ones = queries.new_ones(short.shape[1])
+            for query, scores in zip(queries, total, strict=True):
+                part = (long @ query.T).mul_(short) @ ones  # [n c, j] @ [j, k] -> [n c, k], summed over k
+                scores += part if part.shape == scores.shape else part.view(len(self), -1).sum(1)
+
+    def columns(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Flattened gradients as columns [D, n]: made by products along n, where a long vector is contiguous."""
+        if self.right is None:
+            return self.dense(device, dtype).T
+        left, right = (side.to(device, dtype).permute(1, 2, 0).contiguous() for side in (self.left, self.right))
+        found = left[:, None, 0] * right[None, :, 0]  # [d1, 1, n] * [1, d2, n] -> [d1, d2, n]
+        for i in range(1, left.shape[1]):
+            found.addcmul_(left[:, None, i], right[None, :, i])
+        return found.flatten(0, 1)
+
+
+def _rows(side: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """[n c, d] of a side [n, d, c]; a view where it is one column or was decoded column by column."""
+    return side.to(device, dtype).mT.reshape(-1, side.shape[1])

@@ -14,7 +14,6 @@ layers out (`layers=`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -26,6 +25,8 @@ FLOATS = {32: torch.float32, 16: torch.bfloat16}
 STEPS = {1: 1.596, 2: 0.9957, 4: 0.3352, 8: 1 / 127.5}
 """Where the search for a scale starts: the best spacing of levels for normal numbers (Max, 1960), as a multiple of their
 root mean square; at 8 bits a multiple of the largest, which then keeps its place."""
+WIDE = {4: torch.int16, 2: torch.int32, 1: torch.int64}
+"""Integers with a byte for each code of a byte."""
 REFINEMENTS = 3
 """Rounds of coding at a scale and fitting the scale to the codes."""
 TINY = torch.finfo(torch.float32).tiny
@@ -105,8 +106,26 @@ def quantise(x: Tensor, bits: int) -> tuple[Tensor, Tensor]:
 
 def dequantise(codes: Tensor, scale: Tensor, numbers: int, bits: int) -> Tensor:
     """The numbers [..., m] float32 that codes [..., packed_bytes(m)] and scales [...] stand for."""
-    levels = _table(bits)[codes.int()].flatten(-2)[..., :numbers]  # [..., bytes, 8 / b] -> [..., m]
-    return levels * scale.float().unsqueeze(-1)
+    spacing = scale.float().unsqueeze(-1)
+    levels = _unpack(codes, bits).sub_(2 ** (bits - 1)).view(torch.int8)[..., :numbers].float()
+    return torch.addcmul(spacing / 2, levels, spacing, out=levels)  # (q - 2^(b-1) + 1/2) scale
+
+
+def _unpack(codes: Tensor, bits: int) -> Tensor:
+    """A byte for each code [..., bytes 8 / b], uint8: each byte is widened to 8 / b, its halves moved apart, then theirs.
+
+    On vectors of integers this is several times faster than a table of the 256 bytes.
+    """
+    if bits == 8:
+        return codes.clone()
+    wide = codes.to(WIDE[bits])
+    width = 8 * wide.element_size()  # in bits, of the wide integer; a byte's codes fill its lowest 8
+    held = 8
+    while held > bits:
+        held, width = held // 2, width // 2
+        mask = sum(((1 << held) - 1) << start for start in range(0, 8 * wide.element_size(), width))
+        wide = wide.bitwise_or_(wide << (width - held)).bitwise_and_(mask)
+    return wide.view(torch.uint8)
 
 
 def _codes(x: Tensor, scale: Tensor, bits: int) -> Tensor:
@@ -125,15 +144,6 @@ def _pack(codes: Tensor, bits: int) -> Tensor:
     codes = torch.nn.functional.pad(codes, (0, -codes.shape[-1] % each)).unflatten(-1, (-1, each))
     shifts = torch.arange(0, 8, bits, dtype=torch.uint8, device=codes.device)
     return (codes << shifts).sum(-1, dtype=torch.uint8)
-
-
-@cache
-def _table(bits: int) -> Tensor:
-    """The levels [256, 8 / b] of each byte."""
-    shifts = torch.arange(0, 8, bits)
-    codes = (torch.arange(256).unsqueeze(1) >> shifts) & (2**bits - 1)
-    levels: Tensor = codes.float() + _offset(bits)
-    return levels
 
 
 def _shape(layer: LayerEntry) -> tuple[int, int]:

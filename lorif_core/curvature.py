@@ -4,7 +4,8 @@ Axes: N training examples, D = d1 d2 a layer's flattened gradient, r curvature r
 
 H = V_r S_r^2 V_r^T + lambda I over the gradients G [N, D] as stored (papers/lorif.md 5 and 6; what is made of it:
 `lorif_core.inverse`). Three routes to V and S, chosen by size: the eigenvectors of G^T G where D is small, of G G^T (from
-inner products, V never formed) where N is, a randomized SVD otherwise.
+inner products, V never formed) where N is, a randomized SVD otherwise. The first takes one pass over the shards, for all
+layers that fit in memory together; the last takes five.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,7 +24,9 @@ from lorif_core.damping import SAMPLE, Sampled, chosen_damping, damping_of, even
 from lorif_core.inverse import DualInverse, LayerInverse, PrimalInverse
 from lorif_core.manifest import LayerEntry
 from lorif_core.options import AUTO, CurvatureOptions
+from lorif_core.passes import Gram, RandomizedSVD, Sum, Trace, groups, run
 from lorif_core.store import FactorStore
+from lorif_core.threads import workers
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +38,131 @@ EXACT_SIDE = 768
 """The largest matrix whose full eigendecomposition is about as cheap as finding its top part by iteration."""
 BLOCK_NUMBERS = 2**24
 """Floats of one dense block of gradients: 64 MB."""
+BLOCK_ROWS = 1024
+"""Of a block: few enough for its float32 sums, enough for a fast product."""
+MEMORY_LIMIT = 2**30
+"""Bytes of the sums held at once, unless told otherwise."""
+
+
+def fit_curvature(
+    store: FactorStore,
+    options: CurvatureOptions,
+    device: torch.device,
+    progress: Callable[[str, int, int | None], None],
+    memory_limit: int = MEMORY_LIMIT,
+) -> dict[str, LayerInverse]:
+    """The damped inverse curvature of every layer of an index.
+
+    Passes over the shards: one for all the Gram matrices that fit in memory together, `POWER_ITERATIONS` + 2 for as many
+    randomized SVDs. (The dual form reads the layer's rows once for each block of them; they are few.)
+
+    Args:
+        store: the finished index.
+        options: rank, damping and its rule.
+        device: where the products run.
+        progress: told ("curvature", layers done, layers).
+        memory_limit: bytes of the sums held at once; a layer that needs more alone has the pass for itself.
+    """
+    layers, begin = store.manifest.layers, time.perf_counter()
+    found: dict[str, LayerInverse] = {}
+    sums: list[Sum] = []
+    for number, layer in enumerate(layers):
+        if len(store) < layer.size and len(store) <= GRAM_SIDE:
+            progress("curvature", len(found), len(layers))
+            found[layer.name] = _fit_dual(store, layer, options, number, device)
+        else:
+            sums.append(_sum(layer, len(store), options, number, device, memory_limit))
+    together = groups(sums, memory_limit)
+    log.info("curvature of %d layers in %s", len(sums), _passes(together))
+    sums.clear()
+    while together:
+        group = together.pop(0)  # whose memory goes with it
+        if max(one.bytes for one in group) > memory_limit:
+            log.warning("layer %s alone needs more than memory_limit=%d bytes", group[0].layer.name, memory_limit)
+
+        def tell(rows: int, group: list[Sum] = group) -> None:
+            progress("curvature", len(found) + len(group) * rows // (len(store) + 1), len(layers))
+
+        with workers(device) as pool:
+            run(store, group, _block_rows, pool, tell)
+            for one, inverse in zip(group, pool.map(partial(_inverse, store, options), group), strict=True):
+                found[one.layer.name] = inverse
+        progress("curvature", len(found), len(layers))
+    log.info("curvature of %d layers in %.1f s", len(found), time.perf_counter() - begin)
+    return {layer.name: found[layer.name] for layer in layers}
+
+
+def _block_rows(layer: LayerEntry) -> int:
+    """Rows of a block: its dense form has at most `BLOCK_NUMBERS` numbers, a little one stays in cache."""
+    return max(1, min(BLOCK_NUMBERS // layer.size, BLOCK_ROWS))
+
+
+def _passes(together: list[list[Sum]]) -> str:
+    """A group each: its passes and kind."""
+    return ", ".join(f"{x[0].passes} passes ({len(x)} {type(x[0]).__name__})" for x in together) or "no pass"
+
+
+def _rank(options: CurvatureOptions, layer: LayerEntry, examples: int) -> tuple[int, int]:
+    """(directions kept, directions computed): the paper's damping averages over the oversampled ones too."""
+    limit = min(layer.size, examples)
+    rank = min(options.curvature_rank, limit)
+    return rank, min(rank + OVERSAMPLING, limit)
+
+
+def _sum(
+    layer: LayerEntry, examples: int, options: CurvatureOptions, number: int, device: torch.device, memory_limit: int
+) -> Sum:
+    """What the layer's curvature follows from, in the form that suits its size."""
+    rank, computed = _rank(options, layer, examples)
+    if rank == 0 and options.damping_rule != "paper":
+        return Trace(layer, device)
+    if layer.size <= min(examples, GRAM_SIDE) and Gram.needs(layer) <= memory_limit:
+        return Gram(layer, device)
+    return RandomizedSVD(layer, computed, POWER_ITERATIONS, options.seed + number, device)
+
+
+def _inverse(store: FactorStore, options: CurvatureOptions, one: Sum) -> LayerInverse:
+    """The layer's inverse, from its complete sum."""
+    layer, examples, device = one.layer, len(store), one.device
+    rank, computed = _rank(options, layer, examples)
+    vectors, values = torch.zeros(layer.size, 0, device=device), torch.zeros(0, device=device)
+    if one.trace and isinstance(one, Gram):
+        vectors, values = top_eigenvectors(one.matrix(), computed, options.seed + store.manifest.layers.index(layer))
+        vectors, values = vectors.float(), values.float()
+    elif one.trace and isinstance(one, RandomizedSVD):
+        vectors, values = one.vectors, one.values
+    kept = vectors[:, :rank].contiguous()
+    lam = _damping(store, layer, options, one.trace, values, lambda: _Stream(store, layer, device).sample(kept))
+    return PrimalInverse(kept, values[:rank].contiguous(), lam)
+
+
+def _fit_dual(
+    store: FactorStore, layer: LayerEntry, options: CurvatureOptions, number: int, device: torch.device
+) -> LayerInverse:
+    """The inverse of a layer with fewer rows than numbers."""
+    stream, examples = _Stream(store, layer, device), len(store)
+    rank, computed = _rank(options, layer, examples)
+    trace = sum(float(block.squared_norms().sum()) for block in stream.blocks())
+
+    if trace == 0 or (rank == 0 and options.damping_rule != "paper"):
+        vectors, values = torch.zeros(layer.size, 0, device=device), torch.zeros(0, device=device)
+        lam = _damping(store, layer, options, trace, values, lambda: stream.sample(vectors))
+        return PrimalInverse(vectors, values, lam)
+    kernel = _kernel(stream, examples)
+    weights, coordinates, values, outside = _dual(kernel, computed, rank, options.seed + number)
+
+    def sample() -> Sampled:
+        rows = evenly_spaced(examples, SAMPLE).to(kernel.device)
+        return Sampled(kernel[rows][:, rows], coordinates[rows].double(), not bool(outside.any()))
+
+    return DualInverse(
+        weights, coordinates, values[:rank], outside, _damping(store, layer, options, trace, values, sample)
+    )
 
 
 @dataclass(frozen=True)
 class _Stream:
-    """One layer's stored gradients, streamed from disk as often as asked."""
+    """One layer's stored gradients, read as often as asked."""
 
     store: FactorStore
     layer: LayerEntry
@@ -47,21 +171,6 @@ class _Stream:
     def blocks(self) -> Iterator[Block]:
         """Blocks whose dense form has at most `BLOCK_NUMBERS` numbers."""
         return self.store.blocks(self.layer.name, max(1, min(4096, BLOCK_NUMBERS // self.layer.size)))
-
-    def dense(self) -> Iterator[Tensor]:
-        """Dense gradients [n, D], block by block."""
-        return (block.dense(self.device) for block in self.blocks())
-
-    def multiply(self, basis: Tensor) -> Tensor:
-        """G^T (G B) [D, k] for B [D, k], in one pass."""
-        product = torch.zeros_like(basis)
-        for block in self.dense():
-            product += block.T @ (block @ basis)  # [D, n] @ ([n, D] @ [D, k]) -> [D, k]
-        return product
-
-    def trace(self) -> float:
-        """The sum of squared gradient norms (trace of G^T G), in float64."""
-        return sum(float(block.squared_norms().sum()) for block in self.blocks())
 
     def sample(self, vectors: Tensor) -> Sampled:
         """What `auto` needs of evenly spaced rows, for directions V [D, r], in one pass."""
@@ -76,76 +185,28 @@ class _Stream:
         return Sampled(found @ found.T, found @ vectors.double(), spanned)
 
 
-def fit_curvature(
+def _damping(
     store: FactorStore,
+    layer: LayerEntry,
     options: CurvatureOptions,
-    device: torch.device,
-    progress: Callable[[str, int, int | None], None],
-) -> dict[str, LayerInverse]:
-    """The damped inverse curvature of every layer of an index.
-
-    Args:
-        store: the finished index.
-        options: rank, damping and its rule.
-        device: where the products run.
-        progress: told ("curvature", layers done, layers).
-    """
-    found: dict[str, LayerInverse] = {}
-    begin = time.perf_counter()
-    for number, layer in enumerate(store.manifest.layers):
-        progress("curvature", number, len(store.manifest.layers))
-        found[layer.name] = _fit_layer(_Stream(store, layer, device), len(store), options, number)
-    progress("curvature", len(found), len(found))
-    log.info("curvature of %d layers in %.1f s", len(found), time.perf_counter() - begin)
-    return found
-
-
-def _fit_layer(stream: _Stream, examples: int, options: CurvatureOptions, number: int) -> LayerInverse:
-    size, trace = stream.layer.size, stream.trace()
-    limit = min(size, examples)
-    rank = min(options.curvature_rank, limit)
-    computed = min(rank + OVERSAMPLING, limit)  # the paper's damping averages over the oversampled directions too
-    seed = options.seed + number
-
-    def damping(values: Tensor, sample: Callable[[], Sampled]) -> float:
-        if options.damping != AUTO:
-            return damping_of(options, trace, examples, size, float(values.double().sum()) / computed)
-        if trace == 0 or examples == 1:  # nothing to choose by: H^-1 = I, or an example that has no others
-            return trace or 1.0
-        whole = stream.store.manifest.energy(stream.layer.name)
-        best = chosen_damping(sample(), values[:rank], examples, trace / examples)
-        return best + lost_damping(whole, trace, examples, size)
-
-    if trace == 0 or (rank == 0 and options.damping_rule != "paper"):
-        vectors, values = torch.zeros(size, 0, device=stream.device), torch.zeros(0, device=stream.device)
-        return PrimalInverse(vectors, values, damping(values, lambda: stream.sample(vectors)))
-    if examples < size and examples <= GRAM_SIDE:
-        kernel = _kernel(stream, examples)
-        weights, coordinates, values, outside = _dual(kernel, computed, rank, seed)
-
-        def chosen() -> Sampled:
-            rows = evenly_spaced(examples, SAMPLE).to(kernel.device)
-            own = coordinates[rows].double()
-            return Sampled(kernel[rows][:, rows], own, not bool(outside.any()))
-
-        return DualInverse(weights, coordinates, values[:rank], outside, damping(values, chosen))
-    find = _primal if limit <= GRAM_SIDE else _randomized
-    vectors, values = find(stream, computed, seed)
-    vectors = vectors[:, :rank].contiguous()
-    return PrimalInverse(vectors, values[:rank].contiguous(), damping(values, lambda: stream.sample(vectors)))
-
-
-def _primal(stream: _Stream, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Eigenvectors of G^T G [D, D], one pass."""
-    gram = torch.zeros(stream.layer.size, stream.layer.size, dtype=torch.float64, device=stream.device)
-    for block in stream.dense():
-        gram += block.T @ block  # [D, n] @ [n, D] -> [D, D], summed over blocks in float64
-    vectors, values = top_eigenvectors(gram, count, seed)
-    return vectors.float(), values.float()
+    trace: float,
+    values: Tensor,
+    sample: Callable[[], Sampled],
+) -> float:
+    """Lambda of a layer from its computed squared singular values; `sample` is asked only where it is to be chosen."""
+    examples = len(store)
+    rank, computed = _rank(options, layer, examples)
+    if options.damping != AUTO:
+        mean = float(values.double().sum()) / max(computed, 1)
+        return damping_of(options, trace, examples, layer.size, mean)
+    if trace == 0 or examples == 1:  # nothing to choose by: H^-1 = I, or an example that has no others
+        return trace or 1.0
+    best = chosen_damping(sample(), values[:rank], examples, trace / examples)
+    return best + lost_damping(store.manifest.energy(layer.name), trace, examples, layer.size)
 
 
 def _kernel(stream: _Stream, examples: int) -> Tensor:
-    """K = G G^T [N, N], float64, from the factors."""
+    """K = G G^T [N, N], float64."""
     kernel = torch.zeros(examples, examples, dtype=torch.float64, device=stream.device)
     for one in stream.blocks():
         rows, double = slice(one.start, one.start + len(one)), one.to(stream.device, torch.float64)
@@ -193,17 +254,3 @@ def top_eigenvectors(gram: Tensor, count: int, seed: int) -> tuple[Tensor, Tenso
     small = exact.T @ (gram @ exact)
     values, weights = torch.linalg.eigh((small + small.T) / 2)
     return exact @ weights.flip(1), values.flip(0).clamp_min(0)
-
-
-def _randomized(stream: _Stream, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Randomized SVD (papers/lorif.md 5): an initial product, power iterations, and a last pass; 5 passes in all."""
-    generator = torch.Generator().manual_seed(seed)
-    basis = torch.randn(stream.layer.size, count, generator=generator).to(stream.device)
-    for _ in range(1 + POWER_ITERATIONS):
-        basis = torch.linalg.qr(stream.multiply(basis))[0]
-    small = torch.zeros(count, count, dtype=torch.float64, device=stream.device)
-    for block in stream.dense():
-        inside = (block @ basis).double()  # [n, D] @ [D, k] -> [n, k]
-        small += inside.T @ inside
-    values, weights = torch.linalg.eigh((small + small.T) / 2)
-    return basis @ weights.flip(1).float(), values.flip(0).clamp_min(0).float()

@@ -19,6 +19,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+BLOCK_NUMBERS = 2**22
+"""Doubles of V converted at once: 32 MB."""
+
 
 @dataclass(frozen=True)
 class PrimalInverse:
@@ -29,13 +32,23 @@ class PrimalInverse:
     damping: float
 
     def precondition(self, gradients: Tensor) -> Tensor:
-        """H^-1 g for the rows of [Q, D]; float64 inside, where g - V V^T g cancels, float32 out."""
-        g, v = gradients.double(), self.vectors.double()
-        along = g @ v  # [Q, D] @ [D, r] -> [Q, r]
-        inside = (along / (self.values.double() + self.damping)) @ v.T  # [Q, r] @ [r, D] -> [Q, D]
-        if v.shape[0] == v.shape[1]:  # nothing is outside, and rounding errors are not to be divided by lambda
-            return inside.float()
-        return ((g - along @ v.T) / self.damping + inside).float()
+        """H^-1 g for the rows of [Q, D]; float64 inside, where g - V V^T g cancels, float32 out.
+
+        V is converted some directions at a time: a float64 copy of it can be larger than all that is held otherwise.
+        """
+        g, size = gradients.double(), self.vectors.shape[0]
+        complete = (
+            size == self.vectors.shape[1]
+        )  # nothing is outside, and rounding errors are not to be divided by lambda
+        outside, inside = g.clone(), torch.zeros_like(g)
+        step = max(1, BLOCK_NUMBERS // size)
+        for v, values in zip(self.vectors.split(step, 1), self.values.split(step), strict=True):
+            v = v.double()
+            along = g @ v  # [Q, D] @ [D, r'] -> [Q, r']
+            inside.addmm_(along / (values.double() + self.damping), v.T)  # [Q, r'] @ [r', D] -> [Q, D]
+            if not complete:
+                outside.addmm_(along, v.T, alpha=-1)
+        return inside.float() if complete else inside.add_(outside, alpha=1 / self.damping).float()
 
     def quadratic(self, gradients: Tensor) -> Tensor:
         """g^T H^-1 g [Q] for the rows of [Q, D]; the part outside V by its residual, which does not cancel."""

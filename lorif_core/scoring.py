@@ -3,29 +3,57 @@
 Axes: Q queries, N training examples, n rows of a block, D = d1 d2 a layer's flattened gradient, k best kept.
 
 score(q, i) = sum over layers <H^-1 g_q, G_i>, G_i as stored, the query's gradient whole, never factored. A layer with N >= D has
-its query preconditioned beforehand; one with N < D has the plain dot products <g_q, G_i> of all rows, few as they
-are, turned into scores (`lorif_core.inverse`).
+its queries preconditioned beforehand, or its rows, block by block, where they are fewer than the queries; one with N < D
+has the plain dot products <g_q, G_i> of all rows, few as they are, turned into scores (`lorif_core.inverse`).
 POSITIVE = proponent: training on i lowers q's measure; removing it raises it.
+
+The shards are read once, in order, the next one ahead of time; blocks of rows, small enough to stay in cache, are decoded
+and contracted side by side (`lorif_core.threads`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lorif_core.inverse import DualInverse, LayerInverse
+from lorif_core import kernels
+from lorif_core.blocks import FEW_QUERIES
+from lorif_core.inverse import DualInverse, LayerInverse, PrimalInverse
 from lorif_core.manifest import LayerEntry
+from lorif_core.shards import Shard, stream
 from lorif_core.store import FactorStore
+from lorif_core.threads import workers
+
+log = logging.getLogger(__name__)
 
 BLOCK_NUMBERS = 2**23
 """Floats of the largest temporary: 32 MB."""
+CACHE_NUMBERS = 2**19
+"""Floats of a block that stays in a core's cache: 2 MB. A product of fewer than `LEAST_ROWS` rows is slower than memory."""
+LEAST_ROWS = 64
+KERNEL_BYTES = 2**28
+"""Bytes of an index from which compiling kernels, seconds at their first use, is worth it."""
 
-Queries = dict[str, Tensor]
-"""Per layer, query gradients [Q, d1, d2], float32; preconditioned for a `PrimalInverse`."""
 Inverses = Mapping[str, LayerInverse]
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Per layer, query gradients [Q, d1, d2], float32."""
+
+    gradients: dict[str, Tensor]
+    preconditioned: bool
+    """Whether each layer's `PrimalInverse` was applied to them; if not, it is applied to the training rows."""
+
+    def __len__(self) -> int:
+        """Q."""
+        return len(next(iter(self.gradients.values())))
 
 
 class TopK(NamedTuple):
@@ -37,40 +65,141 @@ class TopK(NamedTuple):
     """float32 [Q, k]."""
 
 
+def prepared(gradients: dict[str, Tensor], inverses: Inverses, examples: int) -> Queries:
+    """Queries ready to be compared with the index: preconditioned, unless there are fewer training rows to precondition.
+
+    Both cost 4 D r a row or query and layer.
+    """
+    count = len(next(iter(gradients.values())))
+    if count > examples:
+        log.info("preconditioning %d training rows, fewer than the %d queries", examples, count)
+        return Queries(gradients, preconditioned=False)
+    log.info("preconditioning %d queries, no more than the %d training rows", count, examples)
+
+    def apply(name: str, gradient: Tensor) -> Tensor:
+        inverse = inverses[name]
+        if isinstance(inverse, DualInverse):
+            return gradient
+        return inverse.precondition(gradient.flatten(1)).view_as(gradient)
+
+    return Queries({name: apply(name, gradient) for name, gradient in gradients.items()}, preconditioned=True)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One layer of the index, and what its rows are contracted with."""
+
+    entry: LayerEntry
+    bits: int
+    queries: Tensor
+    inverse: PrimalInverse | None
+    """Applied to the rows, where the queries were not preconditioned."""
+    kernel: kernels.Array | None
+    """The queries as the compiled kernels want them, where those are used."""
+
+    @property
+    def rows(self) -> int:
+        """Of a block."""
+        factored = self.entry.rank and self.inverse is None and len(self.queries) <= FEW_QUERIES
+        numbers = self.entry.numbers if factored else self.entry.size
+        return max(1, min(BLOCK_NUMBERS // numbers, max(LEAST_ROWS, CACHE_NUMBERS // numbers)))
+
+    def add_scores(self, shard: Shard, start: int, total: Tensor) -> None:
+        """Add the products of a shard's rows start, start + 1, ... to `total` [Q, n]."""
+        stop = start + total.shape[1]
+        if self.kernel is not None:
+            rows = max(1, CACHE_NUMBERS // 2 // self.entry.numbers)
+            for first in range(start, stop, rows):
+                end = min(first + rows, stop)
+
+                def read(name: str, first: int = first, end: int = end) -> Tensor:
+                    return shard.read(f"{name}.{self.entry.name}", first, end)
+
+                part = total[:, first - start : end - start]
+                kernels.add_scores(self.entry, self.bits, read, self.kernel, part.numpy())
+            return
+        for block in shard.blocks(self.entry, self.rows, self.bits, start, stop):
+            first = block.start - shard.entry.start - start
+            scores = total[:, first : first + len(block)]
+            if self.inverse is None:
+                block.add_products(self.queries, scores)
+            else:
+                applied = self.inverse.precondition(block.dense(self.queries.device))
+                scores.addmm_(self.queries.flatten(1), applied.T)  # [Q, D] @ [D, n] -> [Q, n]
+
+
+def _plan(
+    store: FactorStore, layers: Sequence[LayerEntry], queries: Queries, inverses: Inverses, where: Tensor
+) -> list[_Layer]:
+    """The layers' contractions on the device and in the precision of `where`."""
+    bits = store.manifest.bits
+    compiled = (
+        len(queries) <= kernels.FEW_QUERIES
+        and queries.preconditioned
+        and where.device.type == "cpu"
+        and where.dtype == torch.float32
+        and len(store) * store.bytes_per_example >= KERNEL_BYTES
+        and kernels.available()
+    )
+
+    def plan(layer: LayerEntry) -> _Layer:
+        gradients, inverse = queries.gradients[layer.name].to(where), inverses[layer.name]
+        on_rows = not queries.preconditioned and isinstance(inverse, PrimalInverse)
+        kernel = kernels.prepare(layer, bits, gradients) if compiled else None
+        return _Layer(layer, bits, gradients, inverse if on_rows else None, kernel)  # type: ignore[arg-type]
+
+    return [plan(layer) for layer in layers]
+
+
 def stream_scores(
-    store: FactorStore,
-    layers: Sequence[LayerEntry],
-    queries: Queries,
-    device: torch.device,
-    dtype: torch.dtype = torch.float32,
-) -> Iterator[tuple[int, Tensor]]:
-    """(first row, dot products summed over `layers` [Q, n]) of consecutive blocks; memory is one block, whatever N is."""
-    count = len(next(iter(queries.values())))
-    rows = max(1, BLOCK_NUMBERS // max(*(layer.size for layer in layers), count))
-    for blocks in zip(*(store.blocks(layer.name, rows) for layer in layers), strict=True):
-        total = torch.zeros(count, len(blocks[0]), device=device, dtype=dtype)
-        for layer, block in zip(layers, blocks, strict=True):
-            total += block.products(queries[layer.name].to(device, dtype))
-        yield blocks[0].start, total
+    store: FactorStore, layers: Sequence[LayerEntry], queries: Queries, inverses: Inverses, where: Tensor
+) -> Generator[tuple[int, Tensor]]:
+    """(first row, products summed over `layers` [Q, n]) of consecutive rows; memory is some shards and blocks, whatever N.
+
+    Args:
+        store: the index.
+        layers: some of its layers.
+        queries: theirs.
+        inverses: applied to rows where the queries are not preconditioned.
+        where: a tensor of the device and precision to compute on and in.
+    """
+    planned = _plan(store, layers, queries, inverses, where)
+    with workers(where.device) as pool, closing(stream(store)) as shards:
+
+        def jobs() -> Iterator[tuple[Shard, int, int]]:
+            for shard in shards:
+                rows = max(1, min(-(-len(shard) // pool.count), BLOCK_NUMBERS // len(queries)))
+                yield from ((shard, start, min(start + rows, len(shard))) for start in range(0, len(shard), rows))
+
+        def score(job: tuple[Shard, int, int]) -> tuple[int, Tensor]:
+            shard, start, stop = job
+            total = where.new_zeros(len(queries), stop - start)
+            for layer in planned:
+                layer.add_scores(shard, start, total)
+            return shard.entry.start + start, total
+
+        with closing(pool.map(score, jobs())) as parts:
+            yield from parts
 
 
 def all_scores(
     store: FactorStore, queries: Queries, inverses: Inverses, device: torch.device, progress: Callable[[int], None]
 ) -> Tensor:
     """The whole table [Q, N], float32, on the CPU."""
-    count, layers = len(next(iter(queries.values()))), store.manifest.layers
-    table = torch.zeros(count, len(store))
+    layers, where = store.manifest.layers, torch.zeros(0, device=device)
+    table = torch.zeros(len(queries), len(store))
     primal = [layer for layer in layers if not isinstance(inverses[layer.name], DualInverse)]
     if primal:
-        for start, part in stream_scores(store, primal, queries, device):
-            table[:, start : start + part.shape[1]] = part.cpu()
-            progress((start + part.shape[1]) * len(primal) // len(layers))
+        with closing(stream_scores(store, primal, queries, inverses, where)) as parts:
+            for start, part in parts:
+                table[:, start : start + part.shape[1]] = part.cpu()
+                progress((start + part.shape[1]) * len(primal) // len(layers))
     done = len(primal)
     for layer in layers:
         inverse = inverses[layer.name]
         if isinstance(inverse, DualInverse):
-            parts = [part for _, part in stream_scores(store, [layer], queries, device, inverse.weights.dtype)]
-            table += inverse.scores(torch.cat(parts, 1)).cpu()
+            with closing(stream_scores(store, [layer], queries, inverses, where.to(inverse.weights.dtype))) as parts:
+                table += inverse.scores(torch.cat([part for _, part in parts], 1)).cpu()
             done += 1
             progress(len(store) * done // len(layers))
     return table
@@ -86,17 +215,18 @@ def top_k(
     progress: Callable[[int], None],
 ) -> TopK:
     """The k largest (or smallest) scores of each query, merged block by block; never the whole table of a large index."""
-    count, k = len(next(iter(queries.values()))), min(k, len(store))
+    count, k = len(queries), min(k, len(store))
     if any(isinstance(inverse, DualInverse) for inverse in inverses.values()):
         scores, indices = all_scores(store, queries, inverses, device, progress).topk(k, 1, largest=largest)
         return TopK(indices, scores)
     scores, indices = torch.empty(count, 0, device=device), torch.empty(count, 0, dtype=torch.int64, device=device)
-    for start, part in stream_scores(store, store.manifest.layers, queries, device):
-        rows = torch.arange(start, start + part.shape[1], device=device).expand(count, -1)
-        scores, indices = torch.cat([scores, part], 1), torch.cat([indices, rows], 1)
-        scores, order = scores.topk(min(k, scores.shape[1]), 1, largest=largest)
-        indices = indices.gather(1, order)
-        progress(start + part.shape[1])
+    with closing(stream_scores(store, store.manifest.layers, queries, inverses, scores)) as parts:
+        for start, part in parts:
+            best, order = part.topk(min(k, part.shape[1]), 1, largest=largest)
+            scores, indices = torch.cat([scores, best], 1), torch.cat([indices, order + start], 1)
+            scores, order = scores.topk(min(k, scores.shape[1]), 1, largest=largest)
+            indices = indices.gather(1, order)
+            progress(start + part.shape[1])
     return TopK(indices.cpu(), scores.cpu())
 
 
@@ -104,14 +234,20 @@ def self_influence(
     store: FactorStore, inverses: Inverses, device: torch.device, progress: Callable[[int], None]
 ) -> Tensor:
     """g_i^T H^-1 g_i of every stored example [N], float32, >= 0."""
+    layers, bits = store.manifest.layers, store.manifest.bits
     total = torch.zeros(len(store), device=device)
-    for number, layer in enumerate(store.manifest.layers):
-        inverse = inverses[layer.name]
+    for inverse in inverses.values():
         if isinstance(inverse, DualInverse):
             total += inverse.self_influence()
-        else:
-            for block in store.blocks(layer.name, max(1, BLOCK_NUMBERS // layer.size)):
-                part = inverse.quadratic(block.dense(device))
-                total[block.start : block.start + len(part)] += part
-        progress(number + 1)
+    primal = {name: inverse for name, inverse in inverses.items() if isinstance(inverse, PrimalInverse)}
+    with closing(stream(store)) as shards:
+        for shard in shards if primal else ():
+            for layer in layers:
+                if layer.name in primal:
+                    for block in shard.blocks(layer, max(1, BLOCK_NUMBERS // layer.size), bits):
+                        part = primal[layer.name].quadratic(block.dense(device))
+                        total[block.start : block.start + len(part)] += part
+            progress(len(layers) * (shard.entry.start + len(shard)) // len(store))
+    if not primal:
+        progress(len(layers))
     return total.cpu()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -27,7 +27,7 @@ from lorif_core.digests import model_fingerprint
 from lorif_core.errors import StoreError
 from lorif_core.gradients import device_of, read_plan
 from lorif_core.index import Build, Progress
-from lorif_core.inverse import DualInverse, LayerInverse, identities
+from lorif_core.inverse import LayerInverse, identities
 from lorif_core.kept import read_curvature, replace_curvature
 from lorif_core.objectives import BUILT_IN, Batch, Objective, describe
 from lorif_core.options import (
@@ -41,8 +41,9 @@ from lorif_core.options import (
     layer_patterns,
 )
 from lorif_core.precision import Precision, in_precision
+from lorif_core.query_cache import query_cache, together
 from lorif_core.remote import checkout
-from lorif_core.scoring import Queries, TopK, all_scores, self_influence, top_k
+from lorif_core.scoring import Queries, TopK, all_scores, prepared, self_influence, top_k
 from lorif_core.store import FactorStore, Ids
 from lorif_core.whitening import PRECONDITIONED
 
@@ -301,32 +302,30 @@ class LoRIF(Maintained):
                 yield whole
 
     def _queries(self, loader: Iterable[Batch]) -> Generator[Queries]:
-        """Queries ready to be compared with the index, as many at once as `QUERY_NUMBERS` allows."""
+        """Queries ready to be compared with the index, as many at once as `QUERY_NUMBERS` allows.
+
+        The model is frozen, and the random state set aside (a loader may draw from it), until the generator is closed.
+        """
         numbers = max(sum(layer.size for layer in self.store.manifest.layers), min(len(self.store), GRAM_SIDE))
         most = max(1, QUERY_NUMBERS // numbers)
-        waiting: list[Queries] = []
-        count = 0
-        with closing(self.gradients(loader)) as batches:
-            for whole in batches:
-                waiting.append({name: self._prepared(name, gradient) for name, gradient in whole.items()})
-                count += len(next(iter(whole.values())))
-                while count >= most:
-                    joined = _join(waiting)
-                    yield {name: queries[:most] for name, queries in joined.items()}
-                    waiting, count = [{name: queries[most:] for name, queries in joined.items()}], count - most
-        if count:
-            yield _join(waiting)
+        with frozen(self.model):
+            cache = query_cache(self.store, self.model, self.objective, self.curvature)
+            for batches in together(loader, most):
+                key = cache.key(batches) if cache else ""
+                kept = cache.read(key, self.device) if cache else None
+                if kept is None:
+                    queries = prepared(_join(list(self.gradients(batches))), self.curvature, len(self.store))
+                    if cache and queries.preconditioned:
+                        cache.write(key, queries.gradients)
+                else:
+                    queries = Queries(kept, preconditioned=True)
+                for start in range(0, len(queries), most):
+                    part = {name: gradient[start : start + most] for name, gradient in queries.gradients.items()}
+                    yield replace(queries, gradients=part)
 
     def _rows(self, stage: str) -> Callable[[int], None]:
         """Progress over the rows of the index."""
         return lambda done: self._progress(stage, done, len(self.store))
-
-    def _prepared(self, layer: str, gradient: Tensor) -> Tensor:
-        """Preconditioned, or as it is where the inverse works on dot products."""
-        inverse = self.curvature[layer]
-        if isinstance(inverse, DualInverse):
-            return gradient
-        return inverse.precondition(gradient.flatten(1)).view_as(gradient)
 
     def _fit_curvature(self, keep: bool, anew: bool = False) -> dict[str, LayerInverse]:
         """Read the curvature beside the index if it differs from these options in nothing but the multiplier; else fit it.
@@ -353,5 +352,5 @@ class LoRIF(Maintained):
         return found
 
 
-def _join(parts: list[Queries]) -> Queries:
+def _join(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

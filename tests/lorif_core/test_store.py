@@ -58,9 +58,9 @@ def fitted(path: Path, **options: object) -> LoRIF:
 
 
 def files(path: Path) -> dict[str, bytes]:
-    return {
-        str(x.relative_to(path)): x.read_bytes() for x in sorted(path.rglob("*")) if x.is_file() and x.name != ".lock"
-    }
+    """What belongs to the index: queries kept beside it do not."""
+    found = {str(x.relative_to(path)): x for x in sorted(path.rglob("*")) if x.is_file() and x.name != ".lock"}
+    return {name: x.read_bytes() for name, x in found.items() if not name.startswith("queries/")}
 
 
 @pytest.fixture
@@ -232,12 +232,13 @@ def test_other_damping_leaves_a_loaded_index_as_it_is(tmp_path: Path) -> None:
     queries, curvature = loader(5), {"curvature_rank": 3, "damping_rule": "trace"}
     fitted(tmp_path / "a", **curvature)
     expected = fitted(tmp_path / "b", damping=5.0, **curvature).score(queries)
-    before = {path: path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()}
+    before = files(tmp_path / "a")
     torch.testing.assert_close(LoRIF.load(tmp_path / "a", network(), damping=5.0).score(queries), expected)
     for changed in ({"curvature_rank": 2}, {"damping_rule": "mean_norm"}):
         other = LoRIF.load(tmp_path / "a", network(), **changed).score(queries)
         assert not torch.allclose(other, expected, rtol=1e-3)
-    assert before == {path: path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()}
+    kept = {name: data for name, data in files(tmp_path / "a").items() if not name.startswith("queries/")}
+    assert before == kept and verify(tmp_path / "a") == []
 
 
 def test_a_full_disk_leaves_nothing_that_passes_for_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
