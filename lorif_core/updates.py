@@ -72,7 +72,9 @@ class Spectrum:
         values, rotation = torch.linalg.eigh(self.values.diag() - inside.mT @ inside)
         neglected = _nuclear(inside @ self.vectors.mT, rows - inside @ self.vectors.mT)
         neglected -= float(values.clamp_max(0).sum())
-        return Spectrum(self.vectors @ rotation.flip(1), values.flip(0).clamp_min(0), self.drift + neglected)
+        kept = values > self.values.max() * TINY  # a direction that only these rows had is not kept
+        vectors, values = self.vectors @ rotation[:, kept].flip(1), values[kept].flip(0)
+        return Spectrum(vectors, values, self.drift + neglected)
 
 
 def update_curvature(
@@ -145,12 +147,20 @@ def refit(path: str | Path, device: torch.device | None = None, progress: Progre
         StoreError: no index, no curvature beside it, an unfinished append, or another process writes it.
     """
     store = FactorStore.open(path)
-    if store.manifest.curvature is None:
+    found = fitted_anew(store, device or torch.device("cpu"), progress or (lambda stage, done, total: None))
+    if found is None:
         raise StoreError(f"{path} has no curvature yet: the first query fits it")
+    replace_curvature(store.path, store.manifest, *found)
+
+
+def fitted_anew(
+    store: FactorStore, device: torch.device, progress: Progress
+) -> tuple[dict[str, LayerInverse], dict[str, Any]] | None:
+    """The curvature of all rows and the manifest's record of it, with the options in its record so far; None without one."""
+    if store.manifest.curvature is None:
+        return None
     record = {"options": store.manifest.curvature["options"], "data": store.manifest.data_digest()}
-    options = CurvatureOptions(**record["options"])
-    found = fit_curvature(store, options, device or torch.device("cpu"), progress or (lambda stage, done, total: None))
-    replace_curvature(store.path, store.manifest, found, record)
+    return fit_curvature(store, CurvatureOptions(**record["options"]), device, progress), record
 
 
 def _nuclear(inside: Tensor, outside: Tensor) -> float:
