@@ -54,6 +54,8 @@ class Spectrum:
 
     def add(self, rows: Tensor, rank: int) -> Spectrum:
         """The `rank` largest directions of V S^2 V^T + A^T A, for A = `rows` [m, D]."""
+        if not rank:
+            return self
         size = len(self.vectors)
         stacked = torch.cat([self.vectors.mT * self.values.sqrt().unsqueeze(1), rows])  # [r + m, D]
         if size <= len(stacked):
@@ -68,6 +70,8 @@ class Spectrum:
 
     def remove(self, rows: Tensor) -> Spectrum:
         """V S^2 V^T less the part of A^T A within V, no eigenvalue below zero, for A = `rows` [m, D]."""
+        if not len(self.values):
+            return self
         inside = rows @ self.vectors  # [m, D] @ [D, r] -> [m, r]
         values, rotation = torch.linalg.eigh(self.values.diag() - inside.mT @ inside)
         neglected = _nuclear(inside @ self.vectors.mT, rows - inside @ self.vectors.mT)
@@ -109,13 +113,14 @@ def update_curvature(
     except StoreError as error:
         log.warning("%s; it will be fitted anew when it is asked for", error)
         return None
-    dual = [layer for layer in before.manifest.layers if isinstance(old[layer.name], DualInverse)]
-    found = fit_curvature(_of_layers(after, dual), options, device, progress) if dual else {}
+    unknown = options.damping_rule == "paper" and not options.curvature_rank  # it is of directions that are not kept
+    anew = [x for x in before.manifest.layers if unknown or isinstance(old[x.name], DualInverse)]
+    found = fit_curvature(_of_layers(after, anew), options, device, progress) if anew else {}
     traces, drifts, outside = (dict(record.get(key, {})) for key in ("trace", "drift", "outside"))
     for number, layer in enumerate(before.manifest.layers):
         progress("curvature", number, len(before.manifest.layers))
         inverse, name = old[layer.name], layer.name
-        if isinstance(inverse, DualInverse):
+        if name in found or isinstance(inverse, DualInverse):
             continue
         trace = traces[name] if name in traces else _trace(before.blocks(name, ROWS))
         spectrum = Spectrum(inverse.vectors.double(), inverse.values.double(), drifts.get(name, 0.0))

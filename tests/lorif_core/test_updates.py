@@ -130,6 +130,16 @@ def test_a_direction_of_removed_rows_alone_goes_with_them() -> None:
     assert float(found.vectors[0].abs().max()) < 1e-9
 
 
+@pytest.mark.parametrize("rule", ["mean_norm", "paper"])
+def test_without_directions_only_damping_changes(tmp_path: Path, rule: str) -> None:
+    one = fitted(tmp_path, 100, curvature_rank=0, damping_rule=rule)
+    one.append(part(100, 150), ids=NAMES[100:150])
+    one.purge(NAMES[:20])
+    assert drift(one.store.manifest) == 0 and all(not len(x.values) for x in one.curvature.values())
+    updated = one.score(loader(5))
+    torch.testing.assert_close(updated, one.refit().score(loader(5)), rtol=1e-4, atol=1e-5)
+
+
 def test_a_purge_may_fit_anew(tmp_path: Path) -> None:
     one = fitted(tmp_path / "a", 150, curvature_rank=5)
     one.purge(NAMES[:20], refit=True)
