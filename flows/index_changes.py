@@ -57,7 +57,7 @@ def purge(options: argparse.Namespace, tokens: list[str]) -> int:
         screen.begin("purge")
         known = lorif_core.FactorStore.open(path).ids()
         ids = _typed(asked, known)
-        done = lorif_core.purge(path, ids, progress=screen.progress)
+        done = lorif_core.purge(path, ids, progress=screen.progress, refit=options.refit)
         screen.end(f"rows removed: {done.rows}")
     if options.json:
         found = {"path": str(path.resolve()), "rows": done.rows, "shards": done.shards, "not_found": done.not_found}

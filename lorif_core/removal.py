@@ -5,9 +5,9 @@ Axes: n rows of a shard.
 Shards that hold them are written anew without them, under new names; so are the ids and the curvature. Once the manifest lists
 the new files the old ones are unlinked; killed in between, the next call of any writer, of `purge` too, unlinks them.
 
-Limitations: a pca projection was computed from these examples among all others and stays as it is; no example can be read
-from it. Of the curvature's directions the same holds until `refit()`. Unlinked blocks are not overwritten: on media where
-that matters, encrypt the disk.
+Limitations: a pca projection was computed from these examples among all others and stays as it is. So do, unless it is
+fitted anew (`refit`), the directions of the curvature, rotated; one may still be close to the gradient of a removed row that
+was much larger than all others. Unlinked blocks are not overwritten: on media where that matters, encrypt the disk.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from lorif_core.manifest import Manifest, ShardEntry, Span
 from lorif_core.remote import checkout
 from lorif_core.revisions import begin, commit
 from lorif_core.store import FactorStore, Ids, write_ids, write_shard
-from lorif_core.updates import ROWS, update_curvature
+from lorif_core.updates import ROWS, fitted_anew, update_curvature
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,8 @@ def purge(
     ids: Sequence[str] | Sequence[int],
     device: torch.device | None = None,
     progress: Callable[[str, int, int | None], None] | None = None,
+    *,
+    refit: bool = False,
 ) -> Purged:
     """Remove the rows with these ids from the index at `path`, and what remains of them anywhere in it.
 
@@ -67,6 +69,7 @@ def purge(
         ids: of the rows to remove.
         device: where curvature is updated; the CPU if left out.
         progress: told (what, done, in all).
+        refit: fit the curvature anew from the rows that stay, rather than update it.
 
     Raises:
         StoreError: there is no index, it is damaged or unfinished, another process writes it, or nothing would be left.
@@ -89,7 +92,7 @@ def purge(
         after = write_ids(folder, after, _without(known, gone))
         numbered = manifest.numbered or manifest.file("ids") is None
         after = after.with_(purged=manifest.purged + len(gone), numbered=numbered)
-        after = _with_curvature(store, after, rows, device or torch.device("cpu"), progress or _silent)
+        after = _with_curvature(store, after, rows, device or torch.device("cpu"), progress or _silent, refit)
         commit(folder, after)
     touched = tuple(file for file, found in rows.items() if found)
     log.info("purged %d rows of %d shards from %s", len(gone), len(touched), folder)
@@ -140,6 +143,7 @@ def _with_curvature(
     rows: dict[str, list[int]],
     device: torch.device,
     progress: Callable[[str, int, int | None], None],
+    refit: bool,
 ) -> Manifest:
     entries = {layer.name: layer for layer in after.layers}
 
@@ -157,7 +161,10 @@ def _with_curvature(
                     yield decode(entries[layer], shard.start, read, after.bits)
 
     later = FactorStore(store.path, after, store.trust)
-    found = update_curvature(store, later, changed, added=False, device=device, progress=progress)
+    if refit:
+        found = fitted_anew(later, device, progress)
+    else:
+        found = update_curvature(store, later, changed, added=False, device=device, progress=progress)
     if found is None:
         return after.with_file("curvature", None).with_(curvature=None)
     return write_curvature(store.path, after, *found)

@@ -55,6 +55,8 @@ class Spectrum:
 
     def add(self, rows: Tensor, rank: int) -> Spectrum:
         """The `rank` largest directions of V S^2 V^T + A^T A, for A = `rows` [m, D]."""
+        if not rank:
+            return self
         size = len(self.vectors)
         stacked = torch.cat([self.vectors.mT * self.values.sqrt().unsqueeze(1), rows])  # [r + m, D]
         if size <= len(stacked):
@@ -69,11 +71,15 @@ class Spectrum:
 
     def remove(self, rows: Tensor) -> Spectrum:
         """V S^2 V^T less the part of A^T A within V, no eigenvalue below zero, for A = `rows` [m, D]."""
+        if not len(self.values):
+            return self
         inside = rows @ self.vectors  # [m, D] @ [D, r] -> [m, r]
         values, rotation = torch.linalg.eigh(self.values.diag() - inside.mT @ inside)
         neglected = _nuclear(inside @ self.vectors.mT, rows - inside @ self.vectors.mT)
         neglected -= float(values.clamp_max(0).sum())
-        return Spectrum(self.vectors @ rotation.flip(1), values.flip(0).clamp_min(0), self.drift + neglected)
+        kept = values > self.values.max() * TINY  # a direction that only these rows had is not kept
+        vectors, values = self.vectors @ rotation[:, kept].flip(1), values[kept].flip(0)
+        return Spectrum(vectors, values, self.drift + neglected)
 
 
 def update_curvature(
@@ -111,13 +117,14 @@ def update_curvature(
     except StoreError as error:
         log.warning("%s; it will be fitted anew when it is asked for", error)
         return None
-    dual = [layer for layer in before.manifest.layers if isinstance(old[layer.name], DualInverse)]
-    found = fit_curvature(_of_layers(after, dual), options, device, progress) if dual else {}
+    unknown = options.damping_rule == "paper" and not options.curvature_rank  # it is of directions that are not kept
+    anew = [x for x in before.manifest.layers if unknown or isinstance(old[x.name], DualInverse)]
+    found = fit_curvature(_of_layers(after, anew), options, device, progress) if anew else {}
     traces, drifts, outside = (dict(record.get(key, {})) for key in ("trace", "drift", "outside"))
     for number, layer in enumerate(before.manifest.layers):
         progress("curvature", number, len(before.manifest.layers))
         inverse, name = old[layer.name], layer.name
-        if isinstance(inverse, DualInverse):
+        if name in found or isinstance(inverse, DualInverse):
             continue
         trace = traces[name] if name in traces else _trace(before.blocks(name, ROWS))
         spectrum = Spectrum(inverse.vectors.double(), inverse.values.double(), drifts.get(name, 0.0))
@@ -149,12 +156,20 @@ def refit(path: str | Path, device: torch.device | None = None, progress: Progre
         StoreError: no index, no curvature beside it, an unfinished append, or another process writes it.
     """
     store = FactorStore.open(path)
-    if store.manifest.curvature is None:
+    found = fitted_anew(store, device or torch.device("cpu"), progress or (lambda stage, done, total: None))
+    if found is None:
         raise StoreError(f"{path} has no curvature yet: the first query fits it")
+    replace_curvature(store.path, store.manifest, *found)
+
+
+def fitted_anew(
+    store: FactorStore, device: torch.device, progress: Progress
+) -> tuple[dict[str, LayerInverse], dict[str, Any]] | None:
+    """The curvature of all rows and the manifest's record of it, with the options in its record so far; None without one."""
+    if store.manifest.curvature is None:
+        return None
     record = {"options": store.manifest.curvature["options"], "data": store.manifest.data_digest()}
-    options = CurvatureOptions(**record["options"])
-    found = fit_curvature(store, options, device or torch.device("cpu"), progress or (lambda stage, done, total: None))
-    replace_curvature(store.path, store.manifest, found, record)
+    return fit_curvature(store, CurvatureOptions(**record["options"]), device, progress), record
 
 
 def _nuclear(inside: Tensor, outside: Tensor) -> float:

@@ -67,11 +67,12 @@ class Maintained(Attributor):
         Append(build).run()
         return self._reopened()
 
-    def purge(self, ids: Sequence[str] | Sequence[int]) -> Purged:
+    def purge(self, ids: Sequence[str] | Sequence[int], *, refit: bool = False) -> Purged:
         """Remove examples for good, their bytes too; see `lorif_core.removal`.
 
         Args:
             ids: of the rows to remove; those the index does not have are reported.
+            refit: fit the curvature anew from the rows that stay, rather than update it.
 
         Returns:
             `.rows` removed, `.shards` that held them, `.not_found` ids.
@@ -79,7 +80,7 @@ class Maintained(Attributor):
         Raises:
             StoreError: no index, nothing would be left, or another process writes it.
         """
-        done = purge(self.store.path, ids, self.device, self._progress)
+        done = purge(self.store.path, ids, self.device, self._progress, refit=refit)
         self._reopened()
         return done
 

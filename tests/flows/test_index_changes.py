@@ -88,7 +88,7 @@ def test_purge_removes_rows_and_says_which_it_did_not_find(
 ) -> None:
     (tmp_path / "ids.txt").write_text("customer-31\n\ncustomer-5\n")
     command = ["index", "purge", str(index), "--ids-file", str(tmp_path / "ids.txt")]
-    assert main([*command, "--ids", "customer-30", "customer-40"]) == 0
+    assert main([*command, "--refit", "--ids", "customer-30", "customer-40"]) == 0
     said = capsys.readouterr().out
     assert "3 rows removed" in said and "not in the index: customer-5" in said
     assert len(FactorStore.open(index)) == 57 and verify(index) == []

@@ -122,6 +122,32 @@ def test_a_curvature_of_other_options_is_left_alone(tmp_path: Path) -> None:
     assert all(x.values.numel() == 2 for x in other.curvature.values())
 
 
+def test_a_direction_of_removed_rows_alone_goes_with_them() -> None:
+    others, alone = gradients(50, 0), torch.zeros(1, SIZE, dtype=torch.float64)
+    others[:, 0], alone[0, 0] = 0, 100
+    found = spectrum(torch.cat([others, alone]), RANK).remove(alone)
+    assert found.vectors.shape == (SIZE, RANK - 1)
+    assert float(found.vectors[0].abs().max()) < 1e-9
+
+
+@pytest.mark.parametrize("rule", ["mean_norm", "paper"])
+def test_without_directions_only_damping_changes(tmp_path: Path, rule: str) -> None:
+    one = fitted(tmp_path, 100, curvature_rank=0, damping_rule=rule)
+    one.append(part(100, 150), ids=NAMES[100:150])
+    one.purge(NAMES[:20])
+    assert drift(one.store.manifest) == 0 and all(not len(x.values) for x in one.curvature.values())
+    updated = one.score(loader(5))
+    torch.testing.assert_close(updated, one.refit().score(loader(5)), rtol=1e-4, atol=1e-5)
+
+
+def test_a_purge_may_fit_anew(tmp_path: Path) -> None:
+    one = fitted(tmp_path / "a", 150, curvature_rank=5)
+    one.purge(NAMES[:20], refit=True)
+    assert drift(one.store.manifest) == 0
+    exact = attributor(curvature_rank=5).fit(part(20, 150), tmp_path / "b")
+    torch.testing.assert_close(one.score(loader(5)), exact.score(loader(5)), rtol=1e-3, atol=1e-4)
+
+
 def test_a_damaged_curvature_does_not_stop_a_purge(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     one = fitted(tmp_path, 60)
     file = tmp_path / "curvature.safetensors"
