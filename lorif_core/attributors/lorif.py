@@ -23,7 +23,7 @@ from lorif_core.atomic import file_digest, single_writer, write_tensors
 from lorif_core.attributors.base import Attributor
 from lorif_core.capture import frozen
 from lorif_core.contraction import dense
-from lorif_core.curvature import GRAM_SIDE, fit_curvature
+from lorif_core.curvature import GRAM_SIDE, MEMORY_LIMIT, fit_curvature
 from lorif_core.digests import model_fingerprint
 from lorif_core.errors import StoreError
 from lorif_core.gradients import device_of, read_plan
@@ -39,6 +39,7 @@ from lorif_core.options import (
     Projection,
     Storage,
     checked,
+    checked_limit,
     layer_patterns,
 )
 from lorif_core.query_cache import query_cache, together
@@ -79,6 +80,7 @@ class LoRIF(Attributor):
         layers: Sequence[str] | str | None = None,
         seed: int = 0,
         strict: bool = True,
+        memory_limit: int = MEMORY_LIMIT,
         progress: Progress | None = None,
     ) -> None:
         """Nothing is computed yet. The options are explained in `lorif_core.options`.
@@ -97,6 +99,7 @@ class LoRIF(Attributor):
             layers: names or globs; None = all supported.
             seed: of projections, power iteration and randomized SVD.
             strict: refuse a model with layers that cannot be attributed.
+            memory_limit: bytes of the sums a pass over the index may hold; less means more passes (`lorif_core.curvature`).
             progress: called with (what, rows done, rows in all or None).
 
         Raises:
@@ -108,6 +111,7 @@ class LoRIF(Attributor):
         )
         self.curvature_options = CurvatureOptions(curvature_rank, damping, damping_rule, seed)
         checked(self.options, self.curvature_options)
+        self._memory_limit = checked_limit(memory_limit)
         self._progress: Progress = progress or (lambda stage, done, total: None)
         self._store: FactorStore | None = None
         self._curvature: dict[str, LayerInverse] | None = None
@@ -157,7 +161,7 @@ class LoRIF(Attributor):
             path: the index's folder.
             model: the model it was made from, with the same weights.
             objective: needed only where it is not one of the built-in ones.
-            curvature: `curvature_rank`, `damping`, `damping_rule` or `progress`, where they should differ from those fitted.
+            curvature: `curvature_rank`, `damping` or `damping_rule`, where not as fitted; `memory_limit`, `progress`.
 
         Raises:
             StoreError: no index, a damaged one, or one of another model.
@@ -315,7 +319,7 @@ class LoRIF(Attributor):
                 if not keep:
                     raise
                 log.warning("%s; fitting it anew", error)
-        found = fit_curvature(self.store, self.curvature_options, self.device, self._progress)
+        found = fit_curvature(self.store, self.curvature_options, self.device, self._progress, self._memory_limit)
         if keep:
             damping = {name: curvature.damping for name, curvature in found.items()}
             self._store = FactorStore(folder, _write_curvature(folder, manifest, found, wanted | {"damping": damping}))
