@@ -61,7 +61,8 @@ def fit_curvature(
         options: rank, damping and its rule.
         device: where the products run.
         progress: told ("curvature", layers done, layers).
-        memory_limit: bytes of the sums held at once; a layer that needs more alone has the pass for itself.
+        memory_limit: bytes of the sums held at once. A layer whose Gram matrix needs more gets a randomized SVD; one whose
+            directions do has its passes for itself.
     """
     layers, begin = store.manifest.layers, time.perf_counter()
     found: dict[str, LayerInverse] = {}

@@ -107,6 +107,17 @@ def checked(*options: IndexOptions | CurvatureOptions) -> None:
         raise ValueError("\n".join(found))
 
 
+def checked_limit(memory_limit: int) -> int:
+    """A memory limit in bytes, if it is one.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not isinstance(memory_limit, int) or memory_limit < 1:
+        raise ValueError(f"memory_limit: expected bytes, an integer >= 1, got {memory_limit!r}")
+    return memory_limit
+
+
 def layer_patterns(layers: Sequence[str] | str | None) -> tuple[str, ...] | None:
     """`layers` as the user may give it: None, one name or glob, or several."""
     return None if layers is None else (layers,) if isinstance(layers, str) else tuple(layers)

@@ -37,8 +37,8 @@ BLOCK_NUMBERS = 2**23
 CACHE_NUMBERS = 2**19
 """Floats of a block that stays in a core's cache: 2 MB. A product of fewer than `LEAST_ROWS` rows is slower than memory."""
 LEAST_ROWS = 64
-KERNEL_BYTES = 2**28
-"""Bytes of an index from which compiling kernels, seconds at their first use, is worth it."""
+KERNEL_NUMBERS = 2**27
+"""Stored numbers of an index from which compiling kernels, seconds at their first use, is worth it."""
 
 Inverses = Mapping[str, LayerInverse]
 
@@ -138,7 +138,7 @@ def _plan(
         and queries.preconditioned
         and where.device.type == "cpu"
         and where.dtype == torch.float32
-        and len(store) * store.bytes_per_example >= KERNEL_BYTES
+        and len(store) * sum(layer.numbers for layer in layers) >= KERNEL_NUMBERS
         and kernels.available()
     )
 

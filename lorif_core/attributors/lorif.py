@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from lorif_core.attributors.maintained import Maintained
 from lorif_core.capture import frozen
 from lorif_core.contraction import dense
-from lorif_core.curvature import GRAM_SIDE, fit_curvature
+from lorif_core.curvature import GRAM_SIDE, MEMORY_LIMIT, fit_curvature
 from lorif_core.damping import rescaled
 from lorif_core.digests import model_fingerprint
 from lorif_core.errors import StoreError
@@ -38,6 +38,7 @@ from lorif_core.options import (
     Projection,
     Storage,
     checked,
+    checked_limit,
     layer_patterns,
 )
 from lorif_core.precision import Precision, in_precision
@@ -83,6 +84,7 @@ class LoRIF(Maintained):
         seed: int = 0,
         strict: bool = True,
         bucket: int = 8,
+        memory_limit: int = MEMORY_LIMIT,
         progress: Progress | None = None,
     ) -> None:
         """Nothing is computed yet. The options are explained in `lorif_core.options`.
@@ -104,6 +106,7 @@ class LoRIF(Maintained):
             seed: of projections, power iteration and randomized SVD.
             strict: refuse a model with layers that cannot be attributed.
             bucket: batches of padded texts sorted by length together (`lorif_core.bucketing`); 1 = none. Scores are the same.
+            memory_limit: bytes of the sums a pass over the index may hold; less means more passes (`lorif_core.curvature`).
             progress: called with (what, rows done, rows in all or None).
 
         Raises:
@@ -127,6 +130,7 @@ class LoRIF(Maintained):
         self.curvature_options = CurvatureOptions(curvature_rank, damping, damping_rule, seed)
         checked(self.options, self.curvature_options)
         self.bucket = bucket
+        self._memory_limit = checked_limit(memory_limit)
         self._progress: Progress = progress or (lambda stage, done, total: None)
         self._store: FactorStore | None = None
         self._curvature: dict[str, LayerInverse] | None = None
@@ -185,7 +189,7 @@ class LoRIF(Maintained):
             model: the model it was made from, with the same weights.
             objective: needed only where it is not one of the built-in ones.
             trust: read shards without comparing them with their digests first (`FactorStore`).
-            curvature: `curvature_rank`, `damping`, `damping_rule` or `progress`, where they should differ from those fitted.
+            curvature: `curvature_rank`, `damping` or `damping_rule`, where not as fitted; `memory_limit`, `progress`.
 
         Raises:
             StoreError: no index, a damaged one, or one of another model.
@@ -346,7 +350,7 @@ class LoRIF(Maintained):
                 if not keep:
                     raise
                 log.warning("%s; fitting it anew", error)
-        found = fit_curvature(self.store, self.curvature_options, self.device, self._progress)
+        found = fit_curvature(self.store, self.curvature_options, self.device, self._progress, self._memory_limit)
         if keep:
             self._store = FactorStore(folder, replace_curvature(folder, manifest, found, wanted), self.store.trust)
         return found

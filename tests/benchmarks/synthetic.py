@@ -10,11 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lorif_core.atomic import write_tensors
 from lorif_core.codecs import encode, row_bytes
-from lorif_core.manifest import LayerEntry, Manifest, ShardEntry
+from lorif_core.manifest import SHARDS, LayerEntry, Manifest, Span
 from lorif_core.options import Storage
-from lorif_core.store import SHARDS, FactorStore, shard_rows
+from lorif_core.store import FactorStore, shard_rows, write_shard
 
 FACTOR = 64
 SIDES = {"attention.in": (768, 2304), "attention.out": (768, 768), "mlp.in": (768, 3072), "mlp.out": (3072, 768)}
@@ -53,13 +52,6 @@ def write(folder: Path, examples: int, bits: int = 16, storage: Storage = "facto
         stored = (left, right) if layer.rank else left @ right.mT  # [n, d1, 1] @ [n, 1, d2] -> [n, d1, d2]
         tensors |= {f"{name}.{layer.name}": x for name, x in encode(layer, stored, bits).items()}
     (folder / SHARDS).mkdir(parents=True)
-    shards: list[ShardEntry] = []
-    for number, start in enumerate(range(0, examples, size)):
-        rows = min(size, examples - start)
-        file = f"{SHARDS}/{number:05d}.safetensors"
-        turned = {name: x.roll(131 * number, 0)[:rows] for name, x in tensors.items()}
-        sha, written = write_tensors(folder / file, turned)
-        shards.append(ShardEntry(file, start, rows, written, sha, sha))
     manifest = Manifest(
         options={"bits": bits, "storage": storage},
         objective="synthetic",
@@ -68,8 +60,11 @@ def write(folder: Path, examples: int, bits: int = 16, storage: Storage = "facto
         left_out={},
         coverage=1.0,
         projection="none",
-        shards=shards,
         complete=True,
     )
+    for number, start in enumerate(range(0, examples, size)):
+        rows = min(size, examples - start)
+        turned = {name: x.roll(131 * number, 0)[:rows] for name, x in tensors.items()}
+        manifest = write_shard(folder, manifest, turned, [Span(rows, f"{number}")], {})
     manifest.write(folder)
     return FactorStore.open(folder)
