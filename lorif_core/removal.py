@@ -86,7 +86,8 @@ def purge(
             return Purged(0, (), missing)
         if len(gone) == len(known):
             raise StoreError(f"all {len(known)} rows of {folder} would go: remove the folder instead")
-        shutil.rmtree(folder / QUERIES, ignore_errors=True)
+        if (folder / QUERIES).exists():
+            shutil.rmtree(folder / QUERIES)
         rows = {shard.file: _rows_of(shard, gone) for shard in manifest.shards}
         after = _rewritten(store, rows, progress or _silent)
         after = write_ids(folder, after, _without(known, gone))

@@ -102,21 +102,23 @@ def update_curvature(
         progress: told ("curvature", layers done, layers).
 
     Returns:
-        The inverse of each layer and the manifest's record of them; None where nothing usable was kept, so that whoever
-        asks next fits it.
+        The inverse of each layer and the manifest's record of them, fitted anew where what was kept cannot be used; None
+        where nothing was kept.
     """
     record = before.manifest.curvature
-    if record is None or record["data"] != before.manifest.data_digest():
+    if record is None:
         return None
+    if record["data"] != before.manifest.data_digest():
+        return fitted_anew(after, device, progress)
     options = CurvatureOptions(**record["options"])
     if options.damping == AUTO:
-        log.info("damping='auto' is chosen from all rows: the curvature will be fitted anew when it is asked for")
-        return None
+        log.info("damping='auto' is chosen from all rows: fitting the curvature anew")
+        return fitted_anew(after, device, progress)
     try:
         old = read_curvature(before.path, before.manifest, record["damping"], device)
     except StoreError as error:
-        log.warning("%s; it will be fitted anew when it is asked for", error)
-        return None
+        log.warning("%s; fitting it anew", error)
+        return fitted_anew(after, device, progress)
     unknown = options.damping_rule == "paper" and not options.curvature_rank  # it is of directions that are not kept
     anew = [x for x in before.manifest.layers if unknown or isinstance(old[x.name], DualInverse)]
     found = fit_curvature(_of_layers(after, anew), options, device, progress) if anew else {}
