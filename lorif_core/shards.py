@@ -7,6 +7,7 @@ page by page, than this copy does; and a file that shrinks is an error here, whe
 from __future__ import annotations
 
 import json
+import math
 import os
 import weakref
 from collections import deque
@@ -41,11 +42,7 @@ class Stored:
     dtype: torch.dtype
     shape: tuple[int, ...]
     offset: int
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row, first axis of the tensor."""
-        return self.dtype.itemsize * torch.Size(self.shape[1:]).numel()
+    row_bytes: int
 
 
 class Shard:
@@ -150,7 +147,8 @@ def _header(path: Path, descriptor: int, size: int) -> dict[str, Stored]:
         for name, entry in entries.items():
             if name != "__metadata__":
                 begin, end = entry["data_offsets"]
-                stored = Stored(DTYPES[entry["dtype"]], tuple(entry["shape"]), 8 + length + begin)
+                dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
+                stored = Stored(dtype, shape, 8 + length + begin, dtype.itemsize * math.prod(shape[1:]))
                 if stored.shape[0] * stored.row_bytes != end - begin or 8 + length + end > size:
                     raise ValueError(f"{name} does not fit its place")
                 found[name] = stored

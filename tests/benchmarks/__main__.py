@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tests.benchmarks import codecs, curvature_updates, damping, fit_time, label_errors, lds, peers, store_checks
+from tests.benchmarks import codecs, curvature_updates, damping, fit_time, label_errors, lds, peers, scale, store_checks
 
 
 def main() -> None:
@@ -16,6 +16,7 @@ def main() -> None:
     fit_time.main([])
     peers.main([])
     store_checks.main([])
+    scale.main([])
     curvature_updates.main([])
     if args.data:
         lds.main(["--data", str(args.data)])
