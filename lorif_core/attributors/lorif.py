@@ -41,6 +41,7 @@ from lorif_core.options import (
     checked,
     layer_patterns,
 )
+from lorif_core.ranks import fit_on_all_ranks, ranks
 from lorif_core.scoring import Queries, TopK, all_scores, self_influence, top_k
 from lorif_core.store import FactorStore, Ids
 
@@ -145,6 +146,9 @@ class LoRIF(Attributor):
     def fit(self, loader: Iterable[Batch], path: str | Path, ids: Ids | None = None) -> Self:
         """Index the training examples at `path` and fit the curvature; continues what an interrupted call left.
 
+        Under an initialised `torch.distributed` group (`torchrun`, Lightning Fabric) the rows are split over its ranks;
+        each must call this with the same model, loader (of all rows) and path, on a disk that all of them see.
+
         Args:
             loader: batches in index order; `(inputs, targets)`, dicts, or token ids.
             path: a folder; its parents are made.
@@ -154,14 +158,25 @@ class LoRIF(Attributor):
             This attributor.
 
         Raises:
-            StoreError: the folder holds another index or other data, or another process writes it.
+            StoreError: the folder holds another index or other data, or another process writes it; a rank failed or was lost.
             ValueError: the loader shuffles, a layer cannot be attributed, a gradient is not finite.
         """
-        folder = Path(path)
-        Build(self.model, self.objective, self.options, loader, folder, ids, self._progress, self.bucket).run()
+        build = self.build(loader, path, ids)
+        if ranks() > 1:
+            fit_on_all_ranks(build, self._open)
+        else:
+            build.run()
+            self._open(build.path)
+        return self
+
+    def build(self, loader: Iterable[Batch], path: str | Path, ids: Ids | None = None) -> Build:
+        """The making of the index at `path`, for `lorif_core.parallel`; arguments as of `fit`. Nothing is computed yet."""
+        return Build(self.model, self.objective, self.options, loader, Path(path), ids, self._progress, self.bucket)
+
+    def _open(self, folder: Path) -> None:
+        """Take the finished index in `folder`, and the curvature kept there, or fitted now."""
         self._store, self._curvature = FactorStore.open(folder), None
         self._curvature = self._fit_curvature(keep=True)
-        return self
 
     @classmethod
     def load(cls, path: str | Path, model: nn.Module, objective: Objective | None = None, **curvature: Any) -> Self:

@@ -1,0 +1,99 @@
+"""`fit` under `torch.distributed`: the ranks of the process group are the workers of `lorif_core.parallel`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from lorif_core.errors import StoreError
+from lorif_core.index import Build
+from lorif_core.parallel import build_part, join, make_head
+
+PATIENCE = timedelta(days=30)
+"""How long a rank waits for the others' work; one that died is noticed at once."""
+
+
+def ranks() -> int:
+    """How many processes share the work: those of the initialised process group, 1 without one."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def fit_on_all_ranks(build: Build, finish: Callable[[Path], None]) -> None:
+    """Build an index, every rank of the default group its part of the rows.
+
+    Args:
+        build: the same on every rank.
+        finish: called with the index's folder when it is whole, on rank 0 first; what it writes there the others find.
+
+    Raises:
+        StoreError: another rank failed or was lost, or as `make_head`, `build_part` and `join`. No rank is left waiting.
+        ValueError: as those; the ranks were given different folders.
+    """
+    rank, workers = dist.get_rank(), dist.get_world_size()
+
+    def head() -> None:
+        if rank == 0:
+            make_head(build, workers)
+
+    def whole() -> None:
+        if rank == 0:
+            join(build.path, build.ids)
+            finish(build.path)
+
+    def open_there() -> None:
+        if rank != 0:
+            finish(build.path)
+
+    with _own_group() as group:
+        folders = _gathered(group, str(build.path.resolve()))
+        if len(set(folders)) > 1:
+            raise ValueError(f"expected the same path on every rank, got {folders}: one index is built by all of them")
+        for step in (head, lambda: build_part(build, rank, workers), whole, open_there):
+            _on_all(group, step)
+
+
+@contextmanager
+def _own_group() -> Iterator[Any]:
+    """A process group for small messages between CPUs, whatever the default group is for and however short its time-out."""
+    group = dist.new_group(backend="gloo", timeout=PATIENCE)
+    try:
+        yield group
+    finally:
+        dist.destroy_process_group(group)
+
+
+def _on_all(group: Any, step: Callable[[], None]) -> None:
+    """Run a step on every rank and wait for all; one that fails fails everywhere.
+
+    Raises:
+        StoreError: another rank failed, with its message, or was lost.
+    """
+    problem: Exception | None = None
+    try:
+        step()
+    except Exception as error:  # noqa: BLE001  whatever went wrong, the other ranks wait to hear of it
+        problem = error
+    said = _gathered(group, None if problem is None else f"{type(problem).__name__}: {problem}", problem)
+    if problem is not None:
+        raise problem
+    failed = [f"rank {rank} failed: {text}" for rank, text in enumerate(said) if text is not None]
+    if failed:
+        raise StoreError("; ".join(failed))
+
+
+def _gathered(group: Any, value: str | None, cause: Exception | None = None) -> list[str | None]:
+    """Every rank's value, once all have come here."""
+    values: list[str | None] = [None] * dist.get_world_size(group)
+    try:
+        dist.all_gather_object(values, value, group=group)
+    except RuntimeError as lost:
+        raise StoreError(
+            f"another rank was lost ({str(lost).splitlines()[0]}): run it again with {len(values)} ranks, "
+            "each continues where it was"
+        ) from cause or lost
+    return values
