@@ -112,7 +112,7 @@ def build_part(build: Build, worker: int, workers: int) -> None:
     if read_manifest(build.path).complete:
         return
     sizes = batch_sizes(build.loader)
-    split = _read_split(build.path)
+    split = read_split(build.path)
     _check_split(build.path, replace(split, examples=sum(sizes), workers=workers))
     rows = split.rows(worker)
     if not rows:
@@ -149,7 +149,7 @@ def join(folder: Path, ids: Ids | None) -> Manifest:
     with single_writer(folder):
         manifest = read_manifest(folder)
         if not manifest.complete:
-            split = _read_split(folder)
+            split = read_split(folder)
             parts = {w: _finished_part(folder, manifest, split, w) for w in range(split.workers) if split.rows(w)}
             manifest = _joined(folder, manifest, split, parts, ids)
             manifest.write(folder)
@@ -202,7 +202,12 @@ def _part(folder: Path, worker: int, workers: int) -> Path:
     return folder / PARTS / f"{worker}-of-{workers}"
 
 
-def _read_split(folder: Path) -> Split:
+def read_split(folder: Path) -> Split:
+    """How `make_head` split the rows of the index in `folder`.
+
+    Raises:
+        StoreError: it did not, or the file is damaged.
+    """
     file = folder / PARTS / SPLIT
     try:
         return Split(**json.loads(file.read_text(encoding="utf-8")))
@@ -214,7 +219,7 @@ def _read_split(folder: Path) -> Split:
 
 def _check_split(folder: Path, wanted: Split) -> None:
     """Nothing, when the parts in `folder` are split as wanted; StoreError otherwise."""
-    found = _read_split(folder)
+    found = read_split(folder)
     if found.workers != wanted.workers:
         raise StoreError(
             f"{folder} was begun by {found.workers} workers, now there are {wanted.workers}: continue with "

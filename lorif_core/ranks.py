@@ -18,6 +18,10 @@ PATIENCE = timedelta(days=30)
 """How long a rank waits for the others' work; one that died is noticed at once."""
 
 
+class RankLost(StoreError):
+    """The process of another rank has died: nothing is wrong with the index, the ranks can be started again."""
+
+
 def ranks() -> int:
     """How many processes share the work: those of the initialised process group, 1 without one."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
@@ -92,7 +96,7 @@ def _gathered(group: Any, value: str | None, cause: Exception | None = None) -> 
     try:
         dist.all_gather_object(values, value, group=group)
     except RuntimeError as lost:
-        raise StoreError(
+        raise RankLost(
             f"another rank was lost ({str(lost).splitlines()[0]}): run it again with {len(values)} ranks, "
             "each continues where it was"
         ) from cause or lost

@@ -163,18 +163,18 @@ class LoRIF(Attributor):
         """
         build = self.build(loader, path, ids)
         if ranks() > 1:
-            fit_on_all_ranks(build, self._open)
+            fit_on_all_ranks(build, self.finish)
         else:
             build.run()
-            self._open(build.path)
+            self.finish(build.path)
         return self
 
     def build(self, loader: Iterable[Batch], path: str | Path, ids: Ids | None = None) -> Build:
         """The making of the index at `path`, for `lorif_core.parallel`; arguments as of `fit`. Nothing is computed yet."""
         return Build(self.model, self.objective, self.options, loader, Path(path), ids, self._progress, self.bucket)
 
-    def _open(self, folder: Path) -> None:
-        """Take the finished index in `folder`, and the curvature kept there, or fitted now."""
+    def finish(self, folder: Path) -> None:
+        """Take the whole index in `folder` and the curvature kept there, or fit it: the last step of a build."""
         self._store, self._curvature = FactorStore.open(folder), None
         self._curvature = self._fit_curvature(keep=True)
 
