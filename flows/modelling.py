@@ -11,11 +11,9 @@ from flows import versions, workspace
 from flows.files import code_digest, digest_of
 from flows.outputs import check_writable
 from flows.runner import Finished, Runner
-from flows.schema import IndexConfig
+from flows.schema import HOW_ONLY, IndexConfig
 from flows.screen import Screen
 
-HOW_ONLY = {"path", "workers", "runner"}
-"""Options of `index` that do not decide what is in it: workers only share the work."""
 _SECTIONS = {"name", "root", "data", "model", "train", "index", "signals", "decide", "report"}
 
 

@@ -95,6 +95,10 @@ class TrainSection(Section):
     )
 
 
+HOW_ONLY = {"path", "workers", "runner"}
+"""Options of the index that do not decide what is in it: workers only share the work."""
+
+
 class IndexSection(Section):
     """How LoRIF indexes the training rows."""
 

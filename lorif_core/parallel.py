@@ -109,6 +109,10 @@ def build_part(build: Build, worker: int, workers: int) -> None:
             this part.
         ValueError: a gradient is not finite.
     """
+    if not (build.path / MANIFEST).exists():
+        raise StoreError(
+            f"{build.path} has not been prepared (make_head), or is not the same folder here: all workers must see one disk"
+        )
     if read_manifest(build.path).complete:
         return
     sizes = batch_sizes(build.loader)

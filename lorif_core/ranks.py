@@ -53,18 +53,19 @@ def fit_on_all_ranks(build: Build, finish: Callable[[Path], None]) -> None:
         if rank != 0:
             finish(build.path)
 
-    with _own_group() as group:
+    with _own_group(None) as group:  # with the default time-out: a rank that never calls fit is not waited for
         folders = _gathered(group, str(build.path.resolve()))
-        if len(set(folders)) > 1:
-            raise ValueError(f"expected the same path on every rank, got {folders}: one index is built by all of them")
+    if len(set(folders)) > 1:
+        raise ValueError(f"expected the same path on every rank, got {folders}: one index is built by all of them")
+    with _own_group(PATIENCE) as group:
         for step in (head, lambda: build_part(build, rank, workers), whole, open_there):
             _on_all(group, step)
 
 
 @contextmanager
-def _own_group() -> Iterator[Any]:
-    """A process group for small messages between CPUs, whatever the default group is for and however short its time-out."""
-    group = dist.new_group(backend="gloo", timeout=PATIENCE)
+def _own_group(timeout: timedelta | None) -> Iterator[Any]:
+    """A process group of all ranks for messages between CPUs, whatever the default group is for."""
+    group = dist.new_group(backend="gloo", timeout=timeout)
     try:
         yield group
     finally:

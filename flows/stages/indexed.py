@@ -6,11 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from flows.schema import HOW_ONLY
 from flows.stages.common import Arguments, Progress, open_data, trained_model
 from lorif_core import Classification, LoRIF
-
-# Options of the section that say how it is built, not what.
-_HOW = ("path", "batch_size", "workers", "runner")
 
 
 @dataclass(frozen=True)
@@ -30,6 +28,6 @@ def indexed(arguments: Arguments, progress: Progress) -> tuple[LoRIF, Rows]:
     """
     data = open_data(arguments)
     model = trained_model(arguments, data, arguments["checkpoint"])
-    options = {name: value for name, value in arguments["index"].items() if name not in _HOW}
+    options = {name: value for name, value in arguments["index"].items() if name not in HOW_ONLY | {"batch_size"}}
     rows = Rows(data.ordered_dataloader("train", arguments["index"]["batch_size"]), data.train_ids())
     return LoRIF(model, Classification(), **options, progress=progress), rows

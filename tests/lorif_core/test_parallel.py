@@ -256,8 +256,10 @@ def test_what_one_process_began_is_refused(tmp_path: Path) -> None:
 
 def test_other_data_models_and_ids_are_refused(tmp_path: Path) -> None:
     one = build(tmp_path, projection="rademacher")
+    with pytest.raises(StoreError, match="all workers must see one disk"):
+        build_part(one, 0, 2)
+    one.head()
     with pytest.raises(StoreError, match="split.json is missing"):
-        one.head()
         build_part(one, 0, 2)
     make_head(one, 2)
     with pytest.raises(StoreError, match="begun for 203 examples, the loader gives 180"):
