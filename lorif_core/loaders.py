@@ -88,6 +88,12 @@ def stretch(loader: Iterable[Batch], first: int, last: int) -> Iterable[Batch]:
     )
 
 
+def share(loader: Iterable[Batch], worker: int, workers: int) -> Iterable[Batch]:
+    """The loader's batches of one of several workers: consecutive ones, as many for each as there are, give or take one."""
+    count = len(batch_sizes(loader))
+    return stretch(loader, count * worker // workers, count * (worker + 1) // workers)
+
+
 def _batches_of(loader: Iterable[Batch]) -> Iterable[list[int]] | None:
     """Rows of the data set in each batch; None where a loader does not take its rows by number."""
     if type(loader) is not DataLoader or isinstance(loader.dataset, IterableDataset):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 
@@ -14,6 +14,7 @@ from lorif_core.errors import StoreError
 from lorif_core.index import Build
 from lorif_core.parallel import build_part, join, make_head
 
+T = TypeVar("T")
 PATIENCE = timedelta(days=30)
 """How long a rank waits for the others' work; one that died is noticed at once."""
 
@@ -62,6 +63,18 @@ def fit_on_all_ranks(build: Build, finish: Callable[[Path], None]) -> None:
             _on_all(group, step)
 
 
+def on_all_ranks(work: Callable[[], T]) -> list[T]:
+    """What the work of each rank of the default group gives, in their order, on every rank.
+
+    Raises:
+        StoreError: another rank failed, with its message, or was lost.
+    """
+    with _own_group(None) as group:  # as in `fit_on_all_ranks`
+        _gathered(group, None)
+    with _own_group(PATIENCE) as group:
+        return _on_all(group, work)
+
+
 @contextmanager
 def _own_group(timeout: timedelta | None) -> Iterator[Any]:
     """A process group of all ranks for messages between CPUs, whatever the default group is for."""
@@ -72,28 +85,30 @@ def _own_group(timeout: timedelta | None) -> Iterator[Any]:
         dist.destroy_process_group(group)
 
 
-def _on_all(group: Any, step: Callable[[], None]) -> None:
-    """Run a step on every rank and wait for all; one that fails fails everywhere.
+def _on_all(group: Any, step: Callable[[], T]) -> list[T]:
+    """Run a step on every rank and wait for all, what it gave on each; one that fails fails everywhere.
 
     Raises:
         StoreError: another rank failed, with its message, or was lost.
     """
     problem: Exception | None = None
+    result: T | None = None
     try:
-        step()
+        result = step()
     except Exception as error:  # noqa: BLE001  whatever went wrong, the other ranks wait to hear of it
         problem = error
-    said = _gathered(group, None if problem is None else f"{type(problem).__name__}: {problem}", problem)
+    said = _gathered(group, (None if problem is None else f"{type(problem).__name__}: {problem}", result), problem)
     if problem is not None:
         raise problem
-    failed = [f"rank {rank} failed: {text}" for rank, text in enumerate(said) if text is not None]
+    failed = [f"rank {rank} failed: {text}" for rank, (text, _) in enumerate(said) if text is not None]
     if failed:
         raise StoreError("; ".join(failed))
+    return [value for _, value in said]
 
 
-def _gathered(group: Any, value: str | None, cause: Exception | None = None) -> list[str | None]:
+def _gathered(group: Any, value: Any, cause: Exception | None = None) -> list[Any]:
     """Every rank's value, once all have come here."""
-    values: list[str | None] = [None] * dist.get_world_size(group)
+    values: list[Any] = [None] * dist.get_world_size(group)
     try:
         dist.all_gather_object(values, value, group=group)
     except RuntimeError as lost:

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from lorif_core import LoRIF, verify
 from lorif_core import store as store_module
-from tests.lorif_core.test_store import files, fitted, loader, network
+from tests.lorif_core.test_store import examples, files, fitted, loader, network
 
 ROOT = Path(__file__).parents[2]
 SHARD_BYTES = 330
@@ -24,6 +25,7 @@ import sys, time, torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader
 from lorif_core import Classification, LoRIF, store
+from lorif_core.shared_queries import score_on_all_ranks, top_k_on_all_ranks
 from tests.lorif_core.test_store import examples, loader, network
 rank, folder, trouble = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 torch.set_num_threads(1)
@@ -38,7 +40,9 @@ class Rows:
 where = folder + str(rank) if trouble == "paths" else folder
 attributor = LoRIF(network(), Classification(), projection="pca", projection_factor=2)
 attributor.fit(DataLoader(Rows(), 8), where)
-torch.save(attributor.score(loader(20)), f"{{folder}}.{{rank}}.pt")
+queries = DataLoader(examples(9), 4)
+found = score_on_all_ranks(attributor, queries), top_k_on_all_ranks(attributor, queries, 5)
+torch.save([attributor.score(queries), found[0], *found[1]], f"{{folder}}.{{rank}}.pt")
 dist.destroy_process_group()
 """
 
@@ -76,8 +80,12 @@ def test_two_ranks_make_the_index_of_one_process(tmp_path: Path, whole: LoRIF) -
     assert files(tmp_path / "ranks") == files(tmp_path / "whole")
     assert verify(tmp_path / "ranks", network(), loader()) == []
     for rank in range(2):
-        scores = torch.load(tmp_path / f"ranks.{rank}.pt")
-        torch.testing.assert_close(scores, whole.score(loader(20)), rtol=0, atol=0)
+        own, shared, *best = torch.load(tmp_path / f"ranks.{rank}.pt")
+        scores = whole.score(DataLoader(examples(9), 4))
+        assert torch.equal(own, scores)
+        torch.testing.assert_close(shared, scores, rtol=1e-5, atol=1e-7)
+        assert torch.equal(best[0], scores.topk(5).indices)
+        torch.testing.assert_close(best[1], scores.topk(5).values, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.slow
