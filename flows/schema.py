@@ -5,6 +5,7 @@ A field's description carries its unit. A file in ``configs/`` only overrides; n
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,6 +95,10 @@ class TrainSection(Section):
     )
 
 
+HOW_ONLY = {"path", "workers", "runner"}
+"""Options of the index that do not decide what is in it: workers only share the work."""
+
+
 class IndexSection(Section):
     """How LoRIF indexes the training rows."""
 
@@ -134,6 +139,22 @@ class IndexSection(Section):
     strict: bool = Field(default=True, description="Refuse a model with layers that cannot be indexed.")
     seed: int = Field(default=0, ge=0, description="Seed of random projections.")
     batch_size: int = Field(default=128, ge=1, description="Rows in one forward and backward pass.")
+    workers: int | None = Field(
+        default=None,
+        ge=1,
+        description="Processes that share the rows, each on a device of its own; empty: as many as train.devices.",
+    )
+    runner: Literal["local", "ray"] = Field(
+        default="local",
+        description="Where they run: on this machine, or on the Ray cluster that RAY_ADDRESS names (one of this machine's own "
+        "where it is not set), all of whose machines must see the workspace under the same path.",
+    )
+
+    @model_validator(mode="after")
+    def _ray_is_there(self) -> Self:
+        if self.runner == "ray" and importlib.util.find_spec("ray") is None:
+            raise ValueError("runner: ray needs the package ray: pip install 'lorif-curation[ray]'")
+        return self
 
     @model_validator(mode="after")
     def _planned_or_given(self) -> Self:

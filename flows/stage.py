@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     # A terminal sends Ctrl-C to the whole process group; the parent decides when this process is to stop.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    events = _Events(os.fdopen(os.dup(1), "w", encoding="utf-8"), silent=os.environ.get("LOCAL_RANK", "0") != "0")
+    events = Events(os.fdopen(os.dup(1), "w", encoding="utf-8"), silent=os.environ.get("LOCAL_RANK", "0") != "0")
     os.dup2(2, 1)
     try:
         if arguments:
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-class _Events:
+class Events:
     """JSON lines to the parent."""
 
     def __init__(self, stream: TextIO, *, silent: bool) -> None:
@@ -57,11 +57,13 @@ class _Events:
         self._last = 0.0
 
     def send(self, **event: Any) -> None:
+        """One event, whatever it says."""
         if not self._silent:
             self._stream.write(json.dumps(event) + "\n")
             self._stream.flush()
 
     def progress(self, text: str, done: int, total: int | None) -> None:
+        """How far it is, at most ten times a second."""
         now = time.monotonic()
         if done == total or now - self._last > 0.1:
             self._last = now
@@ -96,7 +98,7 @@ class _Jobs:
         self._lines.put(None)
 
 
-def _run(job_file: Path, events: _Events) -> int:
+def _run(job_file: Path, events: Events) -> int:
     """Run one job with its output in its log file; report how it ended."""
     job = json.loads(job_file.read_text(encoding="utf-8"))
     with Path(job["log"]).open("a", encoding="utf-8") as log:
@@ -111,7 +113,7 @@ def _run(job_file: Path, events: _Events) -> int:
         with contextlib.suppress(OSError):  # a full disk must not hide the error it caused
             traceback.print_exc()
             sys.stderr.flush()
-        events.send(event="failed", kind=_kind(error), message=_message(error))
+        events.send(event="failed", kind=_kind(error), message=message_of(error))
         return 1
     events.send(event="done", manifest=str(manifest))
     return 0
@@ -156,7 +158,7 @@ def _kind(error: BaseException) -> str:
     return "input" if isinstance(error, (DataError, ModelError)) else "failed"
 
 
-def _message(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
     """The error for a person: its own text when it was raised on purpose, else its type too."""
     from curation.errors import CurationError
 

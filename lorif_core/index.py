@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from lorif_core.gradients import PROJECTION, BatchGradients, GradientPlan, devic
 from lorif_core.layers import PositionRule
 from lorif_core.loaders import check_loader, examples_of
 from lorif_core.manifest import MANIFEST, SHARDS, Manifest, read_manifest
-from lorif_core.objectives import Batch, Objective, batch_rows, describe
+from lorif_core.objectives import Batch, Objective, batch_rows, describe, select_rows
 from lorif_core.options import PLANNED, IndexOptions, differences
 from lorif_core.planning import Shape, entries, plan
 from lorif_core.precision import in_precision
@@ -47,6 +47,20 @@ log = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int | None], None]
 """(what is being done, rows done, rows in all where known)."""
+PARTS, SPLIT = "parts", "split.json"
+"""The folder in an index where several workers build it, and the file there that says how (`lorif_core.parallel`)."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Consecutive rows of an index that one of several workers builds (`lorif_core.parallel`)."""
+
+    head: Path
+    """Folder of the index, whose options, layers and projections are taken as they are."""
+    before: int
+    """Rows of another worker with which the loader begins: they are in a batch with this part's, run and not stored."""
+    rows: int
+    shard_rows: int
 
 
 @dataclass(frozen=True)
@@ -62,6 +76,8 @@ class Build:
     progress: Progress
     bucket: int
     """Batches of padded texts sorted by length together (`lorif_core.bucketing`)."""
+    part: Part | None = None
+    """Which rows of the index at `part.head` are built at `path`; None = all."""
 
     def run(self) -> Manifest:
         """Index every example of the loader, continuing what an earlier, interrupted call left at the path.
@@ -74,14 +90,53 @@ class Build:
         self.path.mkdir(parents=True, exist_ok=True)
         begin = time.perf_counter()
         with single_writer(self.path), frozen(self.model):
+            self._check_parts()
             manifest, plan = self._resume() if (self.path / MANIFEST).exists() else self._start()
             manifest = self._write_shards(manifest, plan)
             publish(self.path)
         log.info("indexed %d examples at %s in %.1f s", manifest.examples, self.path, time.perf_counter() - begin)
         return manifest
 
+    def head(self) -> Manifest:
+        """Everything of the index but its rows: made now, or read and checked where it is there.
+
+        Raises:
+            StoreError: the folder holds an index of another model or other options, or another process writes it.
+            ValueError: the loader shuffles, a layer cannot be attributed.
+        """
+        check_loader(self.loader)
+        self.path.mkdir(parents=True, exist_ok=True)
+        with single_writer(self.path), frozen(self.model):
+            if not (self.path / MANIFEST).exists():
+                return self._start()[0]
+            manifest = read_manifest(self.path)
+            self._check_same(manifest)
+            return manifest
+
+    def _check_parts(self) -> None:
+        """Remove the parts that joining left behind, when nothing of them is needed any more.
+
+        Raises:
+            StoreError: they are not joined yet.
+        """
+        if not (self.path / PARTS).exists():
+            return
+        if not ((self.path / MANIFEST).exists() and read_manifest(self.path).complete):
+            raise StoreError(
+                f"{self.path} is being built by several workers (see {PARTS}/{SPLIT}): run it again with as many, "
+                f"or remove the folder"
+            )
+        shutil.rmtree(self.path / PARTS)
+
     def _start(self) -> tuple[Manifest, GradientPlan]:
         shutil.rmtree(self.path / SHARDS, ignore_errors=True)
+        if self.part is not None:
+            whole = read_manifest(self.part.head)
+            self._check_same(whole)
+            plan = read_plan(self.part.head, whole, self.model)
+            whole = whole.with_(shards=[], files={}, complete=False)
+            whole.write(self.path)
+            return whole, plan
         options, device = self.options, device_of(self.model)
         coverage = cover(self.model, options.layers, strict=options.strict)
         seen = probe(self.model, self._precise(self.objective.loss), coverage, self.loader, device, options.strict)
@@ -108,6 +163,14 @@ class Build:
 
     def _resume(self) -> tuple[Manifest, GradientPlan]:
         manifest = read_manifest(self.path)
+        self._check_same(manifest)
+        refuse_pending(self.path, manifest)
+        sweep(self.path, manifest)
+        log.info("continuing at row %d of %s", manifest.examples, self.path)
+        return manifest, read_plan(self.path if self.part is None else self.part.head, manifest, self.model)
+
+    def _check_same(self, manifest: Manifest) -> None:
+        """Nothing, when the index of `manifest` is of this model, objective and options; StoreError otherwise."""
         stored = {**manifest.options, "objective": manifest.objective, "model": manifest.model}
         planned = PLANNED if self.options.bytes_per_example is not None else ()
         wanted = {
@@ -120,10 +183,6 @@ class Build:
             raise StoreError(
                 f"{self.path} holds an index made otherwise ({'; '.join(changed)}): use another folder, or remove this one"
             )
-        refuse_pending(self.path, manifest)
-        sweep(self.path, manifest)
-        log.info("continuing at row %d of %s", manifest.examples, self.path)
-        return manifest, read_plan(self.path, manifest, self.model)
 
     def _projections(self, options: IndexOptions, seen: Probe) -> Projections:
         layers, device = seen.coverage.layers, device_of(self.model)
@@ -165,11 +224,15 @@ class Build:
         total = len(self.ids) if self.ids is not None else examples_of(self.loader)
         digest, row = ExampleDigest(), 0
         with plan.open(self.model) as gradients:
-            for window in windows(self.loader, self.bucket):
-                batch = window.batch
+            for window, own in self._windows():
+                batch = window.batch if own is None else select_rows(window.batch, own)
                 done = check_rows(self.path, manifest, batch, first + row, digest)
                 if done < batch_rows(batch):
                     losses, stored, energies = self._run(window, gradients, ranks)
+                    if own is not None:
+                        losses = losses[own]
+                        stored = {name: _rows(found, own) for name, found in stored.items()}
+                        energies = {name: found[own] for name, found in energies.items()}
                     self._check_finite(losses, stored, row)
                     writer.append(stored, energies, losses, batch, done)
                 row += batch_rows(batch)
@@ -177,7 +240,8 @@ class Build:
         return row
 
     def _write_shards(self, manifest: Manifest, plan: GradientPlan) -> Manifest:
-        writer = StoreWriter(self.path, manifest, shard_rows(row_bytes(manifest.layers, manifest.bits)))
+        rows = shard_rows(row_bytes(manifest.layers, manifest.bits)) if self.part is None else self.part.shard_rows
+        writer = StoreWriter(self.path, manifest, rows)
         row = self.index_rows(writer, plan, 0)
         if row < manifest.examples:
             raise StoreError(
@@ -196,6 +260,20 @@ class Build:
         if unchecked := not_comparable(manifest):
             log.warning("%d rows of %s were only counted: others were purged from among them", unchecked, self.path)
         return manifest
+
+    def _windows(self) -> Iterator[tuple[Window, list[int] | None]]:
+        """Windows and which of their rows are this part's, None = all; a window with none is left out.
+
+        A window that two parts share is run whole by both: its arithmetic is that of a build by one process.
+        """
+        position = 0 if self.part is None else -self.part.before
+        for window in windows(self.loader, self.bucket):
+            size = batch_rows(window.batch)
+            stop = size if self.part is None else min(size, self.part.rows - position)
+            own = list(range(max(0, -position), stop))
+            position += size
+            if own:
+                yield window, None if len(own) == size else own
 
     def _run(
         self, window: Window, gradients: BatchGradients, ranks: dict[str, int]
@@ -236,6 +314,11 @@ class Build:
             f"{len(rows)} examples have a loss or gradient that is not finite: ids {names[:5]}, layers {layers[:5]}; "
             "check these rows' inputs and the model's weights"
         )
+
+
+def _rows(stored: Stored, rows: list[int]) -> Stored:
+    """Some rows of what is stored of one layer."""
+    return stored[rows] if isinstance(stored, Tensor) else (stored[0][rows], stored[1][rows])
 
 
 def _joined(parts: list[Stored], window: Window) -> Stored:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sized
+from itertools import islice
+from typing import Any
 
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from lorif_core.objectives import Batch, batch_rows, join_rows, row_form, select_rows
 
@@ -56,3 +58,58 @@ def sampled(loader: Iterable[Batch], step: int) -> Iterator[Batch]:
         count += len(chosen)
     if waiting:
         yield join_rows(waiting)
+
+
+def batch_sizes(loader: Iterable[Batch]) -> list[int]:
+    """Rows of every batch of a loader that `check_loader` accepts, from its sampler; it is read only where it has none."""
+    batches = _batches_of(loader)
+    return [batch_rows(batch) for batch in loader] if batches is None else [len(rows) for rows in batches]
+
+
+def stretch(loader: Iterable[Batch], first: int, last: int) -> Iterable[Batch]:
+    """The loader's batches first, first + 1, ..., last - 1, the same as among all of them.
+
+    Of a DataLoader no other rows are read; other loaders (a subclass may yield anything) are read from their beginning.
+    """
+    batches = _batches_of(loader)
+    if batches is None or not isinstance(loader, DataLoader):
+        return _Stretch(loader, first, last)
+    return DataLoader(
+        loader.dataset,
+        batch_sampler=_Stretch(batches, first, last),
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        timeout=loader.timeout,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        generator=loader.generator,
+        prefetch_factor=loader.prefetch_factor,
+    )
+
+
+def share(loader: Iterable[Batch], worker: int, workers: int) -> Iterable[Batch]:
+    """The loader's batches of one of several workers: consecutive ones, as many for each as there are, give or take one."""
+    count = len(batch_sizes(loader))
+    return stretch(loader, count * worker // workers, count * (worker + 1) // workers)
+
+
+def _batches_of(loader: Iterable[Batch]) -> Iterable[list[int]] | None:
+    """Rows of the data set in each batch; None where a loader does not take its rows by number."""
+    if type(loader) is not DataLoader or isinstance(loader.dataset, IterableDataset):
+        return None
+    batches: Iterable[list[int]] | None = loader.batch_sampler
+    return batches
+
+
+class _Stretch:
+    """Items first, first + 1, ..., last - 1 of what can be iterated over more than once."""
+
+    def __init__(self, items: Iterable[Any], first: int, last: int) -> None:
+        self.items, self.first, self.last = items, first, last
+
+    def __iter__(self) -> Iterator[Any]:
+        return islice(self.items, self.first, self.last)
+
+    def __len__(self) -> int:
+        return self.last - self.first

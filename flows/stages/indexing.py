@@ -10,8 +10,11 @@ from lightning import LightningModule
 
 from curation.data import CuratedData
 from flows.files import digest_file
-from flows.stages.common import Arguments, Output, Progress, open_data, trained_model
-from lorif_core import Classification, LoRIF, StoreError
+from flows.stages import ray_tasks, torchrun
+from flows.stages.common import Arguments, Output, Progress, trained_model
+from flows.stages.indexed import indexed
+from lorif_core import Classification, FactorStore, LoRIF, StoreError
+from lorif_core.index import PARTS
 from lorif_core.manifest import MANIFEST, read_manifest
 
 logger = logging.getLogger(__name__)
@@ -20,28 +23,31 @@ logger = logging.getLogger(__name__)
 def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     """Index the training rows under the model in ``checkpoint``; goes on where an interrupted run stopped.
 
-    What that run left is checked first: a damaged part of it would become part of a finished index.
+    What that run left is checked first: a damaged part of it would become part of a finished index. Several workers share
+    the rows under `torchrun` (`flows.rank`), or as Ray tasks (`flows.stages.ray_tasks`).
 
     Returns:
         ``values``: ``rows``, ``bytes_per_row``, ``coverage`` (share of the parameters that is indexed), ``left_out``;
         file ``manifest`` of the index in ``index/``.
     """
-    data = open_data(arguments)
-    model = trained_model(arguments, data, arguments["checkpoint"])
-    options = dict(arguments["index"])
-    loader = data.ordered_dataloader("train", options.pop("batch_size"))
-    options.pop("path")
     target = folder / "index"
     if (damage := _damage(target)) is not None:
         logger.warning("%s; indexing from the start", damage)
         shutil.rmtree(target)
-    attributor = LoRIF(model, Classification(), **options, progress=progress)
-    attributor.fit(loader, target, ids=data.train_ids())
-    manifest = attributor.store.manifest
+    workers = arguments["index"]["workers"] or arguments["train"]["devices"]
+    if arguments["index"]["runner"] == "ray":
+        ray_tasks.fit(arguments, target, workers, progress)
+    elif workers > 1:
+        torchrun.fit(arguments, target, workers, progress)
+    else:
+        attributor, rows = indexed(arguments, progress)
+        attributor.fit(rows.loader, target, rows.ids)
+    store = FactorStore.open(target)
+    manifest = store.manifest
     return Output(
         {
             "rows": manifest.examples,
-            "bytes_per_row": attributor.store.bytes_per_example,
+            "bytes_per_row": store.bytes_per_example,
             "coverage": manifest.coverage,
             "left_out": manifest.left_out,
         },
@@ -57,14 +63,18 @@ def open_index(arguments: Arguments, data: CuratedData, progress: Progress) -> t
 
 def _damage(index: Path) -> str | None:
     """What is wrong with the unfinished index that an interrupted run left; None where it is whole, or not there."""
-    if not (index / MANIFEST).is_file():
-        return None
-    try:
-        manifest = read_manifest(index)
-    except StoreError as error:
-        return str(error)
-    written = {shard.file: shard.sha256 for shard in manifest.shards} | manifest.files
-    for name, sha256 in written.items():
-        if not (index / name).is_file() or digest_file(index / name) != sha256:
-            return f"{index / name} is missing or damaged"
+    for place in [index, *(file.parent for file in index.glob(f"{PARTS}/*/{MANIFEST}"))]:
+        if not (place / MANIFEST).is_file():
+            continue
+        try:
+            manifest = read_manifest(place)
+        except StoreError as error:
+            return str(error)
+        written = {shard.file: shard.sha256 for shard in manifest.shards} | manifest.files
+        for name, sha256 in written.items():
+            missing = not (place / name).is_file()
+            if missing and place != index:
+                continue  # joining has moved it, and looks at its bytes
+            if missing or digest_file(place / name) != sha256:
+                return f"{place / name} is missing or damaged"
     return None

@@ -43,6 +43,7 @@ from lorif_core.options import (
 )
 from lorif_core.precision import Precision, in_precision
 from lorif_core.query_cache import query_cache, together
+from lorif_core.ranks import fit_on_all_ranks, ranks
 from lorif_core.remote import checkout
 from lorif_core.scoring import Queries, TopK, all_scores, prepared, self_influence, top_k
 from lorif_core.store import FactorStore, Ids
@@ -154,6 +155,9 @@ class LoRIF(Maintained):
     def fit(self, loader: Iterable[Batch], path: str | Path, ids: Ids | None = None) -> Self:
         """Index the training examples at `path` and fit the curvature; continues what an interrupted call left.
 
+        Under an initialised `torch.distributed` group (`torchrun`, Lightning Fabric) the rows are split over its ranks;
+        each must call this with the same model, loader (of all rows) and path, on a disk that all of them see.
+
         Args:
             loader: batches in index order; `(inputs, targets)`, dicts, or token ids.
             path: a folder, whose parents are made, or an fsspec URL such as s3://bucket/index (lorif_core.remote).
@@ -163,14 +167,26 @@ class LoRIF(Maintained):
             This attributor.
 
         Raises:
-            StoreError: the folder holds another index or other data, or another process writes it.
+            StoreError: the folder holds another index or other data, or another process writes it; a rank failed or was lost.
             ValueError: the loader shuffles, a layer cannot be attributed, a gradient is not finite.
         """
+        build = self.build(loader, path, ids)
+        if ranks() > 1:
+            fit_on_all_ranks(build, self.finish)
+        else:
+            build.run()
+            self.finish(build.path)
+        return self
+
+    def build(self, loader: Iterable[Batch], path: str | Path, ids: Ids | None = None) -> Build:
+        """The making of the index at `path`, for `lorif_core.parallel`; arguments as of `fit`. Nothing is computed yet."""
         folder = checkout(path)
-        Build(self.model, self.objective, self.options, loader, folder, ids, self._progress, self.bucket).run()
+        return Build(self.model, self.objective, self.options, loader, folder, ids, self._progress, self.bucket)
+
+    def finish(self, folder: Path) -> None:
+        """Take the whole index in `folder` and the curvature kept there, or fit it: the last step of a build."""
         self._store, self._curvature = FactorStore.open(folder), None
         self._curvature = self._fit_curvature(keep=True)
-        return self
 
     @classmethod
     def load(

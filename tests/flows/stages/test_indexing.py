@@ -10,7 +10,9 @@ import torch
 from flows.schema import CleanConfig
 from flows.stages import indexing
 from flows.stages.common import new_model, open_data
+from flows.stages.indexed import indexed
 from lorif_core import verify
+from lorif_core.parallel import build_part, make_head
 
 
 def quiet(text: str, done: int, total: int | None) -> None:
@@ -43,4 +45,22 @@ def test_what_an_interrupted_run_left_damaged_is_not_built_upon(
     with caplog.at_level(logging.WARNING):
         indexing.run(arguments, tmp_path, quiet)
     assert name in caplog.text and "indexing from the start" in caplog.text
+    assert verify(tmp_path / "index") == []
+
+
+def test_a_damaged_part_that_interrupted_workers_left_is_not_built_upon(
+    arguments: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    attributor, rows = indexed(arguments, quiet)
+    build = attributor.build(rows.loader, tmp_path / "index", rows.ids)
+    make_head(build, 2)
+    build_part(build, 1, 2)
+    assert indexing._damage(tmp_path / "index") is None
+    file = tmp_path / "index" / "parts" / "1-of-2" / "shards" / "00001.safetensors"
+    whole = bytearray(file.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    file.write_bytes(whole)
+    with caplog.at_level(logging.WARNING):
+        indexing.run(arguments, tmp_path, quiet)
+    assert "1-of-2/shards/00001.safetensors" in caplog.text and "indexing from the start" in caplog.text
     assert verify(tmp_path / "index") == []
