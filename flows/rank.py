@@ -32,10 +32,13 @@ def main() -> int:
 
     from lorif_core.ranks import RankLost
 
-    rank = int(os.environ["LOCAL_RANK"])
+    rank, attempt = int(os.environ["LOCAL_RANK"]), os.environ["TORCHELASTIC_RESTART_COUNT"]
     if torch.cuda.is_available():
         torch.cuda.set_device(rank % torch.cuda.device_count())
-    dist.init_process_group("gloo")  # the ranks exchange words, no tensors
+    # A meeting place of its own for each attempt: in torchrun's store ranks started again find addresses of the dead ones.
+    place = f"file://{job['meeting']}/{attempt}"
+    # gloo, as the ranks exchange words, no tensors
+    dist.init_process_group("gloo", init_method=place, rank=rank, world_size=int(os.environ["WORLD_SIZE"]))
     try:
         _fit(job["arguments"], Path(job["index"]), events.progress if rank == 0 else lambda text, done, total: None)
     except RankLost:

@@ -6,8 +6,10 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TextIO, cast
 
@@ -33,7 +35,9 @@ def fit(arguments: Arguments, index: Path, workers: int, progress: Progress) -> 
     Raises:
         RanksError: one failed, or too many died; their own words are in this process's log.
     """
-    job = write_json(index.with_name("ranks.json"), {"arguments": dict(arguments), "index": str(index)})
+    meeting = tempfile.mkdtemp(prefix="lorif-ranks-")
+    contents = {"arguments": dict(arguments), "index": str(index), "meeting": meeting}
+    job = write_json(index.with_name("ranks.json"), contents)
     run = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(workers), "--max-restarts", str(RESTARTS)]
     environment = child_environment() | {"OMP_NUM_THREADS": str(max(1, threads_default() // workers))}
     process = subprocess.Popen(
@@ -56,6 +60,7 @@ def fit(arguments: Arguments, index: Path, workers: int, progress: Progress) -> 
     finally:
         _stop(process)
         job.unlink(missing_ok=True)
+        shutil.rmtree(meeting)
     if failed:
         raise RanksError(failed[0])
     if code != 0:
