@@ -147,6 +147,8 @@ def _index(tokens: list[str]) -> int:
         parser.add_argument("--ids", metavar="ID", nargs="+", help="ids of the rows to remove")
         parser.add_argument("--ids-file", metavar="FILE", help="text file of such ids, one a line")
         parser.add_argument("--refit", action="store_true", help="fit the curvature anew, instead of updating it")
+    if command == "build":
+        parser.add_argument("--estimate", action="store_true", help="say what it would take, and build nothing")
     if command == "query":
         parser.add_argument("--rows", metavar="ROWS", default="0", help="validation rows, as 3 or 0,5,9 [0]")
         parser.add_argument("--top", metavar="K", type=int, default=10, help="training rows shown for each [10]")

@@ -28,7 +28,13 @@ def build(options: argparse.Namespace, tokens: list[str]) -> int:
         raise ConfigError("index.path: names an index that is there already; leave it out to build one")
     with Screen() as screen, ModelRun(config, screen) as run:
         run.load(resolver(config))
-        index = run.index(run.model())
+        if options.estimate:
+            expected = run.run("estimate", {"data": run.loaded["digest"]}, keep=False).values
+        else:
+            index = run.index(run.model())
+    if options.estimate:
+        _show_estimate(expected)
+        return 0
     console = Console()
     values = index.values
     console.print(
@@ -38,6 +44,19 @@ def build(options: argparse.Namespace, tokens: list[str]) -> int:
         soft_wrap=True,
     )
     return 0
+
+
+def _show_estimate(expected: dict[str, Any]) -> None:
+    """The lines of `curate index build --estimate`."""
+    lines = [
+        f"{expected['examples']:,} rows, {expected['layers']} layers: {expected['bytes_per_example']:,} bytes a row, "
+        f"{expected['bytes'] / 2**20:,.1f} MiB in all",
+        f"about {expected['index_seconds']:,.1f} s for the gradients and {expected['curvature_seconds']:,.1f} s for the "
+        "curvature, as a few batches here would have it",
+        f"about {expected['memory'] / 2**20:,.0f} MiB of memory above the model and its activations",
+    ]
+    for line in [*([expected["plan"]] if expected["plan"] else []), *lines]:
+        Console().print(line, highlight=False, soft_wrap=True)
 
 
 def query(options: argparse.Namespace, tokens: list[str]) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lorif_core.attributors import Attributor, GradDot, LoRIF
     from lorif_core.errors import StoreError
+    from lorif_core.estimating import Estimate
     from lorif_core.merging import compact
     from lorif_core.objectives import CausalLM, Classification, Objective, Regression
     from lorif_core.removal import Purged, purge
@@ -22,6 +23,7 @@ __all__ = [
     "Attributor",
     "CausalLM",
     "Classification",
+    "Estimate",
     "FactorStore",
     "GradDot",
     "LoRIF",
@@ -38,6 +40,7 @@ __all__ = [
 _HOMES = {
     "attributors": ("Attributor", "GradDot", "LoRIF"),
     "errors": ("StoreError",),
+    "estimating": ("Estimate",),
     "merging": ("compact",),
     "objectives": ("CausalLM", "Classification", "Objective", "Regression"),
     "removal": ("Purged", "purge"),

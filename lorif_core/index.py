@@ -140,7 +140,7 @@ class Build:
         options, device = self.options, device_of(self.model)
         coverage = cover(self.model, options.layers, strict=options.strict)
         seen = probe(self.model, self._precise(self.objective.loss), coverage, self.loader, device, options.strict)
-        options, reason = _planned(options, seen)
+        options, reason = planned(options, seen)
         gradients = GradientPlan(seen.coverage.layers, self._projections(options, seen), seen.shared, seen.modified)
         files = {}
         if gradients.projections.measured:
@@ -172,10 +172,10 @@ class Build:
     def _check_same(self, manifest: Manifest) -> None:
         """Nothing, when the index of `manifest` is of this model, objective and options; StoreError otherwise."""
         stored = {**manifest.options, "objective": manifest.objective, "model": manifest.model}
-        planned = PLANNED if self.options.bytes_per_example is not None else ()
+        names = PLANNED if self.options.bytes_per_example is not None else ()
         wanted = {
             **_plain(self.options),
-            **{name: stored[name] for name in planned},
+            **{name: stored[name] for name in names},
             "objective": describe(self.objective),
             "model": model_fingerprint(self.model),
         }
@@ -342,7 +342,7 @@ def shapes_of(seen: Probe) -> list[Shape]:
     ]
 
 
-def _planned(options: IndexOptions, seen: Probe) -> tuple[IndexOptions, str]:
+def planned(options: IndexOptions, seen: Probe) -> tuple[IndexOptions, str]:
     """The options with `PLANNED` filled in where a number of bytes is given, and why."""
     if options.bytes_per_example is None:
         return options, ""

@@ -5,6 +5,7 @@ from flows.stages import (
     applying,
     comparing,
     deciding,
+    estimating,
     indexing,
     prepare,
     querying,
@@ -24,4 +25,5 @@ STAGES = {
     "compare": comparing.run,
     "report": reporting.run,
     "query": querying.run,
+    "estimate": estimating.run,
 }

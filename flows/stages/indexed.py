@@ -6,6 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from lightning import LightningModule
+
+from curation.data import CuratedData
 from flows.schema import HOW_ONLY
 from flows.stages.common import Arguments, Progress, open_data, trained_model
 from lorif_core import Classification, LoRIF
@@ -27,7 +30,13 @@ def indexed(arguments: Arguments, progress: Progress) -> tuple[LoRIF, Rows]:
         ModelError: the checkpoint does not fit.
     """
     data = open_data(arguments)
-    model = trained_model(arguments, data, arguments["checkpoint"])
+    return attributor_and_rows(arguments, data, trained_model(arguments, data, arguments["checkpoint"]), progress)
+
+
+def attributor_and_rows(
+    arguments: Arguments, data: CuratedData, model: LightningModule, progress: Progress
+) -> tuple[LoRIF, Rows]:
+    """The attributor of a job over a model, and its training rows."""
     options = {name: value for name, value in arguments["index"].items() if name not in HOW_ONLY | {"batch_size"}}
     rows = Rows(data.ordered_dataloader("train", arguments["index"]["batch_size"]), data.train_ids())
     return LoRIF(model, Classification(), **options, progress=progress), rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Self
 
 import torch
@@ -11,11 +12,12 @@ from torch import nn
 
 from lorif_core.addition import Append
 from lorif_core.attributors.base import Attributor
+from lorif_core.estimating import Estimate, estimate
 from lorif_core.index import Build, Progress
 from lorif_core.inverse import LayerInverse
 from lorif_core.merging import compact
 from lorif_core.objectives import Batch, Objective
-from lorif_core.options import IndexOptions
+from lorif_core.options import CurvatureOptions, IndexOptions
 from lorif_core.removal import Purged, purge
 from lorif_core.store import FactorStore, Ids
 
@@ -26,7 +28,9 @@ class Maintained(Attributor):
     model: nn.Module
     objective: Objective
     options: IndexOptions
+    curvature_options: CurvatureOptions
     bucket: int
+    _memory_limit: int
     _progress: Progress
     _store: FactorStore | None
     _curvature: dict[str, LayerInverse] | None
@@ -44,6 +48,18 @@ class Maintained(Attributor):
     @abstractmethod
     def _fit_curvature(self, keep: bool, anew: bool = False) -> dict[str, LayerInverse]:
         """The curvature kept beside the index where that is of these options, else, or `anew`, one fitted now."""
+
+    @abstractmethod
+    def build(self, loader: Iterable[Batch], path: str | Path, ids: Ids | None = None) -> Build:
+        """The making of the index at `path`."""
+
+    def estimate(self, loader: Iterable[Batch]) -> Estimate:
+        """What `fit` over this loader will take: bytes, seconds, memory; a few batches are run, nothing is written.
+
+        Raises:
+            ValueError: the loader shuffles or does not say how many examples it has, a layer cannot be attributed.
+        """
+        return estimate(self.build(loader, "."), self.curvature_options, self._memory_limit)
 
     def append(self, loader: Iterable[Batch], ids: Ids | None = None) -> Self:
         """Add examples to the index, after those it has; continues what an interrupted call left.
@@ -63,8 +79,7 @@ class Maintained(Attributor):
             ValueError: the loader shuffles, or a loss or gradient is not finite.
         """
         path = self.store.path
-        build = Build(self.model, self.objective, self.options, loader, path, ids, self._progress, self.bucket)
-        Append(build).run()
+        Append(self.build(loader, path, ids)).run()
         return self._reopened()
 
     def purge(self, ids: Sequence[str] | Sequence[int], *, refit: bool = False) -> Purged:

@@ -137,3 +137,13 @@ def test_there_must_be_an_index(command: str, tmp_path: Path, capsys: pytest.Cap
     more = ["--ids", "a"] if command == "purge" else []
     assert main(["index", command, str(tmp_path), *more]) == 2
     assert "not a factor store's manifest" in capsys.readouterr().err
+
+
+def test_estimate_says_what_a_build_would_take_and_builds_nothing(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["index", "build", "--config", str(made / "index.yaml"), "--workspace", str(tmp_path), "--estimate"]
+    assert main([*command, "--index.bytes_per_example", "90"]) == 0
+    said = capsys.readouterr().out
+    assert "of 90 bytes an example" in said and "60 rows, " in said and "bytes a row" in said and "of memory" in said
+    assert not list(tmp_path.glob("stages/index*")) and not list(tmp_path.glob("stages/train*"))

@@ -1,0 +1,154 @@
+"""What an index will cost, before it is built: bytes from the layers' shapes, time from a few batches, memory from both.
+
+Axes: N training examples, D = d1 d2 a layer's flattened gradient, r curvature rank, a / b input and output side of a layer.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import torch
+
+from lorif_core import projections as kinds
+from lorif_core.bucketing import windows
+from lorif_core.capture import frozen
+from lorif_core.codecs import row_bytes
+from lorif_core.coverage import cover
+from lorif_core.curvature import GRAM_SIDE, OVERSAMPLING, POWER_ITERATIONS
+from lorif_core.factors import factorise
+from lorif_core.gradients import GradientPlan, device_of
+from lorif_core.index import Build, planned, shapes_of
+from lorif_core.loaders import check_loader, examples_of
+from lorif_core.manifest import LayerEntry
+from lorif_core.objectives import batch_rows
+from lorif_core.options import CurvatureOptions
+from lorif_core.planning import entries
+from lorif_core.precision import in_precision
+from lorif_core.probe import probe
+from lorif_core.store import SHARD_BYTES
+
+TIMED = 2
+"""Windows of batches that are run to be timed, after one that warms up."""
+SIDE = 512
+"""Of the matrices whose product is timed."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What `fit` will take; seconds are this machine's, and as rough as a few batches are."""
+
+    examples: int
+    layers: int
+    bytes_per_example: int
+    bytes: int
+    """On disk: the rows, and the projections where they are kept."""
+    index_seconds: float
+    """Forward and backward passes, projecting and factoring."""
+    curvature_seconds: float
+    memory: int
+    """Bytes above the model and its activations: the shard being filled and written, projections, the curvature's sums."""
+    plan: str
+    """Why the options are what they are, where `bytes_per_example` planned them."""
+
+
+def estimate(build: Build, curvature: CurvatureOptions, memory_limit: int) -> Estimate:
+    """What `build` and the curvature after it will take; nothing is written, the model is left as it was.
+
+    Args:
+        build: as for `fit`; its path is not looked at.
+        curvature: rank of what follows.
+        memory_limit: bytes of the curvature's sums.
+
+    Raises:
+        ValueError: the loader shuffles or does not say how many examples it has, a layer cannot be attributed, no plan fits.
+        StoreError: the loader is empty.
+    """
+    check_loader(build.loader)
+    examples = examples_of(build.loader)
+    if examples is None:
+        raise ValueError(
+            "the loader does not say how many examples it has: pass a DataLoader over a dataset with a length"
+        )
+    device = device_of(build.model)
+    loss = in_precision(build.objective.loss, build.options.precision, device)
+    with frozen(build.model):
+        coverage = cover(build.model, build.options.layers, strict=build.options.strict)
+        seen = probe(build.model, loss, coverage, build.loader, device, build.options.strict)
+        options, reason = planned(build.options, seen)
+        layers = entries(shapes_of(seen), options)
+        attributed = seen.coverage.layers
+        # any projection of the sizes takes the time of the one there will be
+        sides = (
+            kinds.identity(attributed)
+            if options.projection == "identity"
+            else kinds.rademacher(attributed, options.projection_factor, options.seed)
+        )
+        plan = GradientPlan(attributed, sides, seen.shared, seen.modified)
+        seconds = _seconds_per_example(replace(build, options=options), plan, layers)
+    matrices = 4 * sum(matrix.numel() for matrix in sides.tensors().values())
+    measured = options.projection not in ("identity", "rademacher")
+    moments = 8 * sum(x.rows**2 + x.columns**2 for x in layers if x.size != x.rows * x.columns) if measured else 0
+    size = row_bytes(layers, options.bits)
+    sums = max((_curvature_bytes(layer, examples, curvature) for layer in layers), default=0)
+    return Estimate(
+        examples,
+        len(layers),
+        size,
+        size * examples + (matrices if measured else 0),
+        seconds * examples,
+        sum(_curvature_flops(layer, examples, curvature) for layer in layers) / _matrix_rate(device),
+        matrices
+        + max(moments, 3 * min(SHARD_BYTES, size * examples), max(sums, min(memory_limit, sums * len(layers)))),
+        reason,
+    )
+
+
+def _seconds_per_example(build: Build, plan: GradientPlan, layers: list[LayerEntry]) -> float:
+    """Of gradients and factors, over a few windows."""
+    ranks = {layer.name: layer.rank for layer in layers}
+    loss = in_precision(build.objective.loss, build.options.precision, device_of(build.model))
+    begin, rows = 0.0, 0
+    with plan.open(build.model) as gradients:
+        first = list(islice(windows(build.loader, build.bucket), 1 + TIMED))
+        for number, window in enumerate(first if len(first) > 1 else first * 2):
+            if number == 1:
+                begin = time.perf_counter()
+            for piece in window.pieces:
+                losses, found = gradients(loss, piece)
+                factorise(found, ranks, build.options.seed)
+                float(losses.sum())  # waits for the device
+            rows += batch_rows(window.batch) if number else 0
+    return (time.perf_counter() - begin) / rows
+
+
+def _dual(layer: LayerEntry, examples: int) -> bool:
+    return examples < layer.size and examples <= GRAM_SIDE
+
+
+def _curvature_bytes(layer: LayerEntry, examples: int, options: CurvatureOptions) -> int:
+    """Of one layer's sums and what its directions are found in, as `lorif_core.curvature` holds them."""
+    if _dual(layer, examples):
+        return 24 * examples**2
+    if min(layer.size, examples) <= GRAM_SIDE:
+        return 32 * layer.size**2
+    return 16 * layer.size * (options.curvature_rank + OVERSAMPLING)
+
+
+def _curvature_flops(layer: LayerEntry, examples: int, options: CurvatureOptions) -> float:
+    """Multiplications and additions of the products; the eigenvectors of a Gram matrix as ten of its size."""
+    side = examples if _dual(layer, examples) else layer.size
+    if min(layer.size, examples) > GRAM_SIDE:
+        return 4.0 * (POWER_ITERATIONS + 2) * examples * layer.size * (options.curvature_rank + OVERSAMPLING)
+    products = 2.0 * examples**2 * layer.numbers if _dual(layer, examples) else 2.0 * examples * layer.size**2
+    return products + 10.0 * side**3
+
+
+def _matrix_rate(device: torch.device) -> float:
+    """Float operations a second of a matrix product."""
+    matrix = torch.rand(SIDE, SIDE, device=device)
+    float((matrix @ matrix).sum())
+    begin = time.perf_counter()
+    float((matrix @ matrix).sum())
+    return 2.0 * SIDE**3 / (time.perf_counter() - begin)
