@@ -32,6 +32,7 @@ from lorif_core.gradients import PROJECTION, BatchGradients, GradientPlan, devic
 from lorif_core.layers import PositionRule
 from lorif_core.loaders import check_loader, examples_of
 from lorif_core.manifest import MANIFEST, SHARDS, Manifest, read_manifest
+from lorif_core.moments import positions_wanted, second_moments
 from lorif_core.objectives import Batch, Objective, batch_rows, describe, select_rows
 from lorif_core.options import PLANNED, IndexOptions, differences
 from lorif_core.planning import Shape, entries, plan
@@ -41,7 +42,7 @@ from lorif_core.projections import Projections
 from lorif_core.remote import publish
 from lorif_core.revisions import refuse_pending, sweep
 from lorif_core.store import FactorStore, Ids, StoreWriter, check_rows, not_comparable, shard_rows
-from lorif_core.whitening import WHITENED, kfac
+from lorif_core.whitening import POSITIONS, POSITIONS_A_SIDE, WHITENED, kfac
 
 log = logging.getLogger(__name__)
 
@@ -190,17 +191,17 @@ class Build:
             return kinds.identity(layers)
         if options.projection == "rademacher":
             return kinds.rademacher(layers, options.projection_factor, options.seed)
-        loss, build = self.objective.loss, kinds.pca
-        if options.projection in WHITENED:
-            build = partial(kfac, kind=options.projection)
+        whitening = options.projection in WHITENED
+        sample = (POSITIONS, POSITIONS_A_SIDE) if whitening else (kinds.PCA_POSITIONS, kinds.PCA_POSITIONS_A_SIDE)
+        loss: Loss = self.objective.loss
         if options.projection == "kfac":
             loss = partial(self.objective.sampled_loss, generator=torch.Generator(device).manual_seed(options.seed))
-        return build(
+        moments = second_moments(
             self.model,
             layers,
             self._precise(loss),
             self.loader,
-            factor=options.projection_factor,
+            positions=positions_wanted(layers, *sample),
             positions_per_example=min(
                 (seen.positions[x.name] for x in layers if isinstance(x.rule, PositionRule)), default=1
             ),
@@ -208,6 +209,9 @@ class Build:
             device=device,
             progress=lambda done: self.progress("projection", done, None),
         )
+        if whitening:
+            return kfac(layers, moments, options.projection, options.projection_factor)
+        return kinds.pca(layers, moments, options.projection_factor)
 
     def index_rows(self, writer: StoreWriter, plan: GradientPlan, first: int) -> int:
         """Write the loader's examples, which are rows `first` and on of the index; finished ones are only compared.

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
@@ -27,7 +26,7 @@ from typing import Any
 
 from torch.utils.data.distributed import DistributedSampler
 
-from lorif_core.atomic import file_digest, single_writer, write_bytes
+from lorif_core.atomic import file_digest, single_writer, sync_folder, write_bytes
 from lorif_core.codecs import row_bytes
 from lorif_core.errors import StoreError
 from lorif_core.index import PARTS, SPLIT, Build, Part
@@ -171,7 +170,7 @@ def _joined(folder: Path, manifest: Manifest, split: Split, parts: dict[int, Man
             target = f"{SHARDS}/{len(shards):05d}.safetensors"
             _move(_part(folder, worker, split.workers) / entry.file, folder / target, entry)
             shards.append(replace(entry, file=target, start=split.rows(worker).start + entry.start))
-    _sync(folder / SHARDS)
+    sync_folder(folder / SHARDS)
     if ids is not None:
         manifest = write_ids(folder, manifest, ids)
     return manifest.with_(shards=shards, complete=True)
@@ -233,12 +232,3 @@ def _check_split(folder: Path, wanted: Split) -> None:
             f"{folder} was begun for {found.examples} examples, the loader gives {wanted.examples}: the data changed; "
             "index it into another folder, or remove this one"
         )
-
-
-def _sync(folder: Path) -> None:
-    """Make renames within a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,19 +14,17 @@ Axes: a / b input and output side of a layer, d1 / d2 their projected sizes, f t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lorif_core.capture import Loss, Shared
 from lorif_core.contraction import Sides
 from lorif_core.layers import Layer, OneHotRule
 from lorif_core.lookup import Lookup, commonest, every_id, hashed
-from lorif_core.moments import positions_wanted, second_moments
+from lorif_core.moments import Moments
 
 WHOLE_SIDE = 16
 """A side this small is kept whole: projecting it saves a few numbers and loses most of the layer (classes, scale rows)."""
@@ -151,51 +149,15 @@ def _random_words(name: str, count: int, seed: int) -> np.ndarray[tuple[int], np
     return np.random.Philox(key=key).random_raw(count).astype("<u8")
 
 
-def pca(
-    model: nn.Module,
-    layers: Sequence[Layer],
-    loss: Loss,
-    loader: Iterable[Any],
-    *,
-    factor: float,
-    positions_per_example: int,
-    shared: Shared,
-    device: torch.device,
-    progress: Callable[[int], None],
-) -> Projections:
-    """Top eigenvectors of the second moments of inputs and output gradients, over evenly spaced examples.
-
-    Args:
-        model: the model, already frozen.
-        layers: the layers to project.
-        loss: per-example loss [B].
-        loader: batches of training examples, of which evenly spaced ones are used.
-        factor: f of `projected_size`.
-        positions_per_example: the fewest positions one example gives any layer, to know when the sample is large enough.
-        shared: layers that run once for a whole batch.
-        device: where the model is.
-        progress: told the examples used so far.
-
-    Raises:
-        ValueError: a second moment is not finite.
-    """
-    moments = second_moments(
-        model,
-        layers,
-        loss,
-        loader,
-        positions=positions_wanted(layers, PCA_POSITIONS, PCA_POSITIONS_A_SIDE),
-        positions_per_example=positions_per_example,
-        shared=shared,
-        device=device,
-        progress=progress,
-    )
+def pca(layers: Sequence[Layer], moments: Moments, factor: float) -> Projections:
+    """Top eigenvectors of the second moments of inputs and output gradients; factor is f of `projected_size`."""
 
     def side(name: str, size: int) -> Tensor | None:
-        d = projected_size(size, factor)
-        return (
-            None if d == size else (top_eigenvectors(moments.sums[name], d) @ rotation(name, d).to(device)).contiguous()
-        )
+        d, moment = projected_size(size, factor), moments.sums[name]
+        if d == size:
+            return None
+        turned: Tensor = top_eigenvectors(moment, d) @ rotation(name, d).to(moment.device)  # [n, d] @ [d, d]
+        return turned.contiguous()
 
     def inputs(layer: Layer) -> Tensor | Lookup | None:
         name, d = f"in.{layer.name}", projected_size(layer.rows, factor)

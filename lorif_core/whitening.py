@@ -19,16 +19,14 @@ where no curvature can be (`tests.benchmarks.damping` has the figures).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lorif_core.capture import Loss, Shared
 from lorif_core.layers import Layer, OneHotRule, WholeRule
 from lorif_core.lookup import Lookup, commonest
-from lorif_core.moments import Moments, positions_wanted, second_moments
+from lorif_core.moments import Moments
 from lorif_core.projections import Projections, projected_size, rotation, top_eigenpairs
 
 WHITENED = ("kfac", "kfac_true", "whitened")
@@ -42,47 +40,15 @@ DAMPING = 0.1
 """l of a side, in units of the mean eigenvalue of its second moment."""
 
 
-def kfac(
-    model: nn.Module,
-    layers: Sequence[Layer],
-    loss: Loss,
-    loader: Iterable[Any],
-    *,
-    kind: str,
-    factor: float,
-    positions_per_example: int,
-    shared: Shared,
-    device: torch.device,
-    progress: Callable[[int], None],
-) -> Projections:
-    """Whitening projections from one pass over evenly spaced examples.
+def kfac(layers: Sequence[Layer], moments: Moments, kind: str, factor: float) -> Projections:
+    """Whitening projections.
 
     Args:
-        model: the model, already frozen.
         layers: the layers to project.
-        loss: per-example loss [B], of sampled or of true labels.
-        loader: batches of training examples.
+        moments: of sampled or of true labels.
         kind: the projection's name, one of `WHITENED`.
         factor: f of `projected_size`.
-        positions_per_example: the fewest positions one example gives any layer.
-        shared: layers that run once for a whole batch.
-        device: where the model is.
-        progress: told the examples used so far.
-
-    Raises:
-        ValueError: a second moment is not finite.
     """
-    moments = second_moments(
-        model,
-        layers,
-        loss,
-        loader,
-        positions=positions_wanted(layers, POSITIONS, POSITIONS_A_SIDE),
-        positions_per_example=positions_per_example,
-        shared=shared,
-        device=device,
-        progress=progress,
-    )
     return Projections(kind, {layer.name: _sides(layer, moments, factor) for layer in layers})
 
 
