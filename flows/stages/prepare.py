@@ -27,6 +27,8 @@ from flows.stages.sources import sources_digest
 from lorif_core import FactorStore, verify
 from lorif_core.coverage import cover
 from lorif_core.manifest import read_manifest
+from lorif_core.options import IndexOptions
+from lorif_core.planning import Shape, plan
 
 
 def load(arguments: Arguments, folder: Path, progress: Progress) -> Output:
@@ -91,12 +93,19 @@ def _check_layers(model: nn.Module, options: Arguments) -> None:
     """Nothing, when every layer can be indexed; the index stage, after a training, is too late to find out.
 
     Raises:
-        ModelError: naming all layers that cannot.
+        ModelError: naming all layers that cannot; a budget of bytes is too small for any plan.
     """
     try:
-        cover(model, options["layers"], strict=options["strict"])
+        covered = cover(model, options["layers"], strict=options["strict"])
     except ValueError as error:
         raise ModelError(f"index.layers, index.strict: {error}") from error
+    if options["bytes_per_example"] is None:
+        return
+    shapes = [Shape(x.name, type(x.module).__name__, x.rows, x.columns, vectors=True) for x in covered.layers]
+    try:  # of vectors, the least there can be: a layer's gradients take no fewer bytes when there are positions
+        plan(shapes, IndexOptions(projection=options["projection"]), options["bytes_per_example"])
+    except ValueError as error:
+        raise ModelError(f"index.{error}") from error
 
 
 def _other_ids(index: Path, ids: list[str] | list[int]) -> list[str]:

@@ -147,3 +147,12 @@ def test_estimate_says_what_a_build_would_take_and_builds_nothing(
     said = capsys.readouterr().out
     assert "of 90 bytes an example" in said and "60 rows, " in said and "bytes a row" in said and "of memory" in said
     assert not list(tmp_path.glob("stages/index*")) and not list(tmp_path.glob("stages/train*"))
+
+
+def test_a_budget_that_nothing_fits_is_told_before_training(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["index", "build", "--config", str(made / "index.yaml"), "--workspace", str(tmp_path)]
+    assert main([*command, "--index.bytes_per_example", "5"]) == 2
+    assert "index.bytes_per_example: expected at least" in capsys.readouterr().err
+    assert not list(tmp_path.glob("stages/train*"))
