@@ -119,12 +119,15 @@ class FactorStore:
         Raises:
             StoreError: it is missing or damaged.
         """
+        path = self.path / shard.file
         if not self.trust:
-            check_once(self.path / shard.file, shard.sha256, shard.words)
+            check_once(path, shard.sha256, shard.words)
         try:
-            return safe_open(self.path / shard.file, framework="pt")
-        except FileNotFoundError:
-            raise StoreError(missing(self.path / shard.file)) from None
+            return safe_open(path, framework="pt")
+        except (FileNotFoundError, RuntimeError):  # it opens the file twice, and a writer may remove it in between
+            if path.exists():
+                raise
+            raise StoreError(missing(path)) from None
 
 
 class StoreWriter:
