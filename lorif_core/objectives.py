@@ -202,6 +202,15 @@ def tensors_of(batch: Batch, name: str = "") -> Iterator[tuple[str, Tensor]]:
             yield from tensors_of(value, f"{name}.{position}" if name else str(position))
 
 
+def only_tensors(batch: Batch) -> bool:
+    """Whether `tensors_of` gives all there is in the batch."""
+    if isinstance(batch, Mapping):
+        return all(map(only_tensors, batch.values()))
+    if isinstance(batch, tuple | list):
+        return all(map(only_tensors, batch))
+    return batch is None or isinstance(batch, Tensor)
+
+
 def batch_rows(batch: Batch) -> int:
     """The number of examples B, the first axis of every tensor of the batch.
 

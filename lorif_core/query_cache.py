@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from lorif_core.atomic import json_digest, write_tensors
 from lorif_core.digests import ExampleDigest, model_fingerprint, tensors_digest
 from lorif_core.inverse import LayerInverse, to_tensors
-from lorif_core.objectives import BUILT_IN, Batch, Objective, batch_rows, describe, tensors_of
+from lorif_core.objectives import BUILT_IN, Batch, Objective, batch_rows, describe, only_tensors, tensors_of
 from lorif_core.store import FactorStore
 
 log = logging.getLogger(__name__)
@@ -48,14 +48,18 @@ class QueryCache:
     origin: dict[str, str]
 
     def key(self, batches: Sequence[Batch]) -> str:
-        """Digest of the queries of some batches, and of `origin`."""
+        """Digest of the queries of some batches, and of `origin`; empty, and nothing kept, where they are more than tensors."""
         digest = ExampleDigest()
         for batch in batches:
+            if not only_tensors(batch):  # an option of the model, say, which no digest of rows has
+                return ""
             digest.update(batch, 0, batch_rows(batch))
         return json_digest({**self.origin, "queries": digest.take()})
 
     def read(self, key: str, device: torch.device) -> dict[str, Tensor] | None:
         """What was kept under a key; None where nothing whole is."""
+        if not key:
+            return None
         file = self.folder / f"{key}.safetensors"
         try:
             found = load(file.read_bytes())
@@ -73,7 +77,7 @@ class QueryCache:
 
     def write(self, key: str, queries: dict[str, Tensor]) -> None:
         """Keep queries under a key, if they are not too large, and remove the oldest of more than `KEPT`."""
-        if sum(tensor.numel() * tensor.element_size() for tensor in queries.values()) > MOST_BYTES:
+        if not key or sum(tensor.numel() * tensor.element_size() for tensor in queries.values()) > MOST_BYTES:
             return
         tensors = {name: tensor.cpu() for name, tensor in queries.items()}
         seal = torch.tensor(list(bytes.fromhex(_seal(key, tensors))), dtype=torch.uint8)
@@ -105,8 +109,11 @@ def together(loader: Iterable[Batch], most: int) -> Iterator[list[Batch]]:
 def query_cache(
     store: FactorStore, model: nn.Module, objective: Objective, inverses: Mapping[str, LayerInverse]
 ) -> QueryCache | None:
-    """Where an index's queries are kept; None where the objective is not a built-in one, as nothing identifies its code."""
-    if type(objective) not in BUILT_IN.values():
+    """Where an index's queries are kept; None where the objective is not a built-in one, as nothing identifies its code.
+
+    Nor are those of a built-in one that was given attributes of its own, a measure perhaps.
+    """
+    if type(objective) not in BUILT_IN.values() or vars(objective):
         return None
     manifest = store.manifest
     tensors, damping = to_tensors(dict(inverses)), {name: repr(inverse.damping) for name, inverse in inverses.items()}

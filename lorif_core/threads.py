@@ -5,6 +5,7 @@ Products of a few thousand rows are too small to be split; as many of them side 
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -43,14 +44,43 @@ class Workers:
                 future.cancel()
 
 
+class _Single:
+    """torch's number of threads, a process-wide setting: one while any caller has workers, then what it was before."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._callers = self._before = 0
+
+    def begin(self) -> int:
+        """One from here on; returns what it is without workers."""
+        with self._lock:
+            if not self._callers:
+                self._before = torch.get_num_threads()
+                torch.set_num_threads(1)  # threads started from here on take it over
+            self._callers += 1
+            return self._before
+
+    def end(self) -> None:
+        """As before, when the last caller ends."""
+        with self._lock:
+            self._callers -= 1
+            if not self._callers:
+                torch.set_num_threads(self._before)
+
+
+_single = _Single()
+
+
 @contextmanager
 def workers(device: torch.device) -> Iterator[Workers]:
-    """Workers for the block, a single one where the device is no CPU; torch's number of threads is one until it ends."""
-    threads = torch.get_num_threads()
-    count = threads if device.type == "cpu" else 1
-    torch.set_num_threads(1)  # a process-wide setting: threads started from here on take it over
+    """Workers for the block, a single one where the device is no CPU; torch's number of threads is one until it ends.
+
+    Callers may overlap, in threads of their own.
+    """
+    threads = _single.begin()
     try:
+        count = threads if device.type == "cpu" else 1
         with ThreadPoolExecutor(count, "lorif-worker") as pool:
             yield Workers(pool, count)
     finally:
-        torch.set_num_threads(threads)
+        _single.end()

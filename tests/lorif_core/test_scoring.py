@@ -295,3 +295,37 @@ def test_only_the_newest_queries_are_kept(tmp_path: Path) -> None:
     for seed in range(KEPT + 3):
         attributor.score(loader(seed + 1))
     assert len(list((tmp_path / "queries").iterdir())) == KEPT
+
+
+def test_workers_of_several_callers_leave_the_threads_as_they_were() -> None:
+    """The second begins before the first ends, and ends after it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        first, second = workers(CPU), workers(CPU)
+        assert first.__enter__().count == second.__enter__().count == 2
+        first.__exit__(None, None, None)
+        assert torch.get_num_threads() == 1
+        second.__exit__(None, None, None)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_queries_that_a_digest_of_tensors_does_not_tell_apart_are_not_kept(tmp_path: Path) -> None:
+    class Tempered(nn.Linear):
+        def forward(self, input: Tensor, temperature: float = 1.0) -> Tensor:
+            return super().forward(input) * temperature
+
+    def batch(temperature: float) -> dict[str, Any]:
+        return {"input": normal(6, 5), "labels": torch.arange(6) % 3, "temperature": temperature}
+
+    one = LoRIF(Tempered(5, 3), Classification()).fit([batch(1.0)], tmp_path)
+    assert not torch.allclose(one.score([batch(1.0)]), one.score([batch(3.0)]))
+    objective = Classification()
+    objective.measure = lambda model, batch: 7 * objective.loss(model, batch)  # type: ignore[method-assign]
+    other = LoRIF.load(tmp_path, one.model)
+    plain = {name: x for name, x in batch(1.0).items() if name != "temperature"}
+    expected = 7 * other.score([plain])
+    other.objective = objective
+    torch.testing.assert_close(other.score([plain]), expected)
