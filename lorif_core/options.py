@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeGuard, get_args
 
 from lorif_core.precision import Precision
 
@@ -14,6 +14,8 @@ PLANNED = ("projection_factor", "factor_rank", "storage", "bits")
 Storage = Literal["factors", "dense"]
 Bits = Literal[32, 16, 8, 4, 2, 1]
 AUTO = "auto"
+MOST_SEED = 2**32 - 1
+"""Generators take 64 bits; a layer's number is added to it."""
 DampingRule = Literal["mean_norm", "trace", "paper", "absolute"]
 
 
@@ -52,20 +54,28 @@ class IndexOptions:
             found.append(f"projection: expected one of {get_args(Projection)}, got {self.projection!r}")
         if self.storage not in get_args(Storage):
             found.append(f"storage: expected one of {get_args(Storage)}, got {self.storage!r}")
-        if self.bits not in get_args(Bits):
+        if not _is_integer(self.bits, 1) or self.bits not in get_args(Bits):
             found.append(f"bits: expected one of {get_args(Bits)}, got {self.bits!r}")
         if self.precision not in get_args(Precision):
             found.append(f"precision: expected one of {get_args(Precision)}, got {self.precision!r}")
-        if not isinstance(self.factor_rank, int) or self.factor_rank < 1:
+        if not _is_integer(self.factor_rank, 1):
             found.append(f"factor_rank: expected an integer >= 1, got {self.factor_rank!r}")
-        if not isinstance(self.projection_factor, int | float) or not 1 <= self.projection_factor < math.inf:
+        if not _is_number(self.projection_factor) or not 1 <= self.projection_factor < math.inf:
             found.append(f"projection_factor: expected a number >= 1, got {self.projection_factor!r}")
         if self.bytes_per_example is not None:
-            if not isinstance(self.bytes_per_example, int) or self.bytes_per_example < 1:
+            if not _is_integer(self.bytes_per_example, 1):
                 found.append(f"bytes_per_example: expected an integer >= 1, got {self.bytes_per_example!r}")
             defaults = IndexOptions()
             if given := [name for name in PLANNED if getattr(self, name) != getattr(defaults, name)]:
                 found.append(f"bytes_per_example plans {', '.join(PLANNED)}: leave {' and '.join(given)} out")
+        if self.layers is not None and not (
+            self.layers and all(isinstance(name, str) and name for name in self.layers)
+        ):
+            found.append(f"layers: expected None or names or globs of layers, got {self.layers!r}")
+        if not _is_integer(self.seed, 0) or self.seed > MOST_SEED:
+            found.append(f"seed: expected an integer from 0 to {MOST_SEED}, got {self.seed!r}")
+        if not isinstance(self.strict, bool):
+            found.append(f"strict: expected True or False, got {self.strict!r}")
         return found
 
 
@@ -87,9 +97,9 @@ class CurvatureOptions:
     def problems(self) -> list[str]:
         """Every option that is out of its range, one sentence each."""
         found = []
-        if not isinstance(self.curvature_rank, int) or self.curvature_rank < 0:
+        if not _is_integer(self.curvature_rank, 0):
             found.append(f"curvature_rank: expected an integer >= 0, got {self.curvature_rank!r}")
-        if self.damping != AUTO and (not isinstance(self.damping, int | float) or not 0 < self.damping < math.inf):
+        if self.damping != AUTO and (not _is_number(self.damping) or not 0 < self.damping < math.inf):
             found.append(f"damping: expected a finite number > 0 or {AUTO!r}, got {self.damping!r}")
         if self.damping_rule not in get_args(DampingRule):
             found.append(f"damping_rule: expected one of {get_args(DampingRule)}, got {self.damping_rule!r}")
@@ -113,9 +123,18 @@ def checked_limit(memory_limit: int) -> int:
     Raises:
         ValueError: it is not.
     """
-    if not isinstance(memory_limit, int) or memory_limit < 1:
+    if not _is_integer(memory_limit, 1):
         raise ValueError(f"memory_limit: expected bytes, an integer >= 1, got {memory_limit!r}")
     return memory_limit
+
+
+def _is_integer(value: object, least: int) -> bool:
+    """Whether it is one of at least `least`; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def layer_patterns(layers: Sequence[str] | str | None) -> tuple[str, ...] | None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -149,3 +150,23 @@ def test_lds_is_the_mean_spearman_correlation() -> None:
     assert np.isnan(linear_datamodeling_score(np.zeros((1, 30)), masks, losses[:, :1]).value)
     with pytest.raises(ValueError, match=r"scores \[Q, N\]"):
         linear_datamodeling_score(scores, masks[:, :5], losses)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"seed": "a"},
+        {"seed": None},
+        {"seed": 2**70},
+        {"seed": 1.5},
+        {"bits": True},
+        {"factor_rank": True},
+        {"layers": ()},
+    ]
+    + [{"damping": True}, {"curvature_rank": False}, {"memory_limit": True}, {"strict": "no"}, {"layers": [3]}],
+    ids=str,
+)
+def test_an_option_of_another_type_is_refused_before_anything_is_built(option: dict[str, Any]) -> None:
+    (name,) = option
+    with pytest.raises(ValueError, match=f"^{name}: expected"):
+        LoRIF(nn.Linear(4, 3), Classification(), **option)
