@@ -67,7 +67,7 @@ def mask_of(batch: Batch) -> Tensor | None:
 
 
 def shorn(batch: Batch, length: int) -> Batch:
-    """The batch with every tensor of the mask's shape [B, T] cut to its first `length` columns."""
+    """The batch with every tensor [B, T] or [B, T, n] (embedded tokens) cut to its first `length` columns, T as the mask's."""
     mask = mask_of(batch)
     return batch if mask is None or length == mask.shape[1] else _cut(batch, mask.shape, length)
 
@@ -92,7 +92,7 @@ def _lengths(mask: Tensor) -> Tensor:
 
 def _cut(value: Any, shape: torch.Size, length: int) -> Any:
     if isinstance(value, Tensor):
-        return value[:, :length] if value.shape == shape else value
+        return value[:, :length] if value.shape[:2] == shape and value.ndim <= 3 else value
     if isinstance(value, Mapping):
         return {key: _cut(part, shape, length) for key, part in value.items()}
     if isinstance(value, tuple | list):

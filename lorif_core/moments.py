@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lorif_core.bucketing import mask_of
 from lorif_core.capture import Loss, Shared, tapped
-from lorif_core.layers import Layer, OneHotRule, WholeRule
+from lorif_core.layers import Layer, LinearRule, OneHotRule, WholeRule
 from lorif_core.loaders import examples_of, sampled
 from lorif_core.objectives import batch_rows, to_device
 
@@ -29,12 +30,15 @@ class Moments:
     positions: dict[str, int] = field(default_factory=dict)
     """Positions that the sums of a layer are over; 0 of those of whole gradients."""
     examples: int = 0
+    mask: Tensor | None = None
+    """[B, T] of the batch at hand: zero where it is padding, which counts for nothing."""
 
     def on_input(self, layer: Layer, x: Tensor) -> Tensor:
         """Add one call's inputs."""
         if isinstance(layer.rule, WholeRule):
             return layer.rule.keep(layer.module, x)
-        self._add(f"in.{layer.name}", layer.rule.input_moment(layer.module, x))
+        rows = self._unpadded(x) if isinstance(layer.rule, LinearRule | OneHotRule) else x
+        self._add(f"in.{layer.name}", layer.rule.input_moment(layer.module, rows))
         return x[:0]  # the backward pass needs no input for dY^T dY
 
     def on_gradient(self, layer: Layer, kept: Tensor, dy: Tensor) -> None:
@@ -44,9 +48,17 @@ class Moments:
             self._add(f"in.{layer.name}", (whole @ whole.mT).sum(0))
             self._add(f"out.{layer.name}", (whole.mT @ whole).sum(0))
         else:
-            columns = layer.rule.outputs(layer.module, dy).flatten(0, 1)  # [B T, b]
+            rows = self._unpadded(dy) if isinstance(layer.rule, LinearRule | OneHotRule) else dy
+            columns = layer.rule.outputs(layer.module, rows).flatten(0, 1)  # [B T, b]
             self._add(f"out.{layer.name}", columns.T @ columns)
             self.positions[layer.name] = self.positions.get(layer.name, 0) + len(columns)
+
+    def _unpadded(self, rows: Tensor) -> Tensor:
+        """Positions that are not padding, one a row [n, ...], of vectors [B, T, ..., a] or ids [B, T]; else as it is."""
+        axes = 3 if rows.is_floating_point() else 2
+        if self.mask is None or rows.ndim < axes or rows.shape[:2] != self.mask.shape:
+            return rows
+        return rows[self.mask != 0]
 
     def _add(self, name: str, moment: Tensor) -> None:
         previous = self.sums.get(name)
@@ -85,7 +97,9 @@ def second_moments(
     step = max(1, examples // -(-positions // positions_per_example)) if examples else 1
     with tapped(model, layers, moments.on_input, moments.on_gradient, shared) as tape:
         for batch in sampled(loader, step):
-            tape(loss, to_device(batch, device))
+            batch = to_device(batch, device)
+            moments.mask = mask_of(batch)
+            tape(loss, batch)
             moments.examples += batch_rows(batch)
             progress(moments.examples)
     bad = sorted(name for name, m in moments.sums.items() if not torch.isfinite(m).all())

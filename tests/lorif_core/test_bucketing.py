@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from lorif_core import CausalLM, LoRIF
@@ -81,3 +82,29 @@ def test_an_index_of_padded_texts_is_the_one_without_buckets(tmp_path: Path) -> 
     alone, together = gradients(1), gradients(3)
     for name, expected in alone.items():
         torch.testing.assert_close(together[name], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_embedded_tokens_are_shorn_with_their_mask() -> None:
+    batch = batches(11)[0]
+    embedded = {"inputs_embeds": torch.randn(11, 12, 5), "attention_mask": batch["attention_mask"]}
+    for piece in windows([embedded], 1):
+        (only,) = piece.pieces
+        assert only["inputs_embeds"].shape == (11, max(LENGTHS), 5) and only["attention_mask"].shape[1] == max(LENGTHS)
+
+
+@pytest.mark.parametrize("projection", ["pca", "kfac_true"])
+def test_padding_plays_no_part_in_projections(projection: str, tmp_path: Path) -> None:
+    """The same texts padded to their longest and beyond: P P^T of both sides is the same."""
+    case = zoo.build("wide_gpt")
+    mask = (torch.arange(6) < 2 + torch.arange(len(case.train))[:, None] % 3).long()
+    ids = torch.stack([item["input_ids"] for item in case.train]) * mask
+
+    def projections(width: int) -> dict[str, Tensor]:
+        padded = {"input_ids": ids[:, :width], "attention_mask": mask[:, :width]}
+        one = LoRIF(case.model, CausalLM(), projection=projection, layers="*fc")
+        one.fit([padded], tmp_path / str(width))
+        return {name: p @ p.T for name, p in load_file(tmp_path / str(width) / "projection.safetensors").items()}
+
+    narrow, wide = projections(4), projections(6)
+    for name, expected in narrow.items():
+        torch.testing.assert_close(wide[name], expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
