@@ -16,18 +16,21 @@ from lorif_core.bucketing import windows
 from lorif_core.capture import frozen
 from lorif_core.codecs import row_bytes
 from lorif_core.coverage import cover
-from lorif_core.curvature import GRAM_SIDE, OVERSAMPLING, POWER_ITERATIONS
+from lorif_core.curvature import EXACT_SIDE, GRAM_SIDE, OVERSAMPLING, POWER_ITERATIONS
 from lorif_core.factors import factorise
 from lorif_core.gradients import GradientPlan, device_of
 from lorif_core.index import Build, planned, shapes_of
+from lorif_core.layers import Layer, OneHotRule
 from lorif_core.loaders import check_loader, examples_of
 from lorif_core.manifest import LayerEntry
 from lorif_core.objectives import batch_rows
 from lorif_core.options import CurvatureOptions
+from lorif_core.passes import Gram, RandomizedSVD
 from lorif_core.planning import entries
 from lorif_core.precision import in_precision
 from lorif_core.probe import probe
 from lorif_core.store import SHARD_BYTES
+from lorif_core.whitening import PRECONDITIONED
 
 TIMED = 2
 """Windows of batches that are run to be timed, after one that warms up."""
@@ -43,7 +46,7 @@ class Estimate:
     layers: int
     bytes_per_example: int
     bytes: int
-    """On disk: the rows, and the projections where they are kept."""
+    """On disk: the rows, the projections where they are kept, and the curvature."""
     index_seconds: float
     """Forward and backward passes, projecting and factoring."""
     curvature_seconds: float
@@ -89,18 +92,20 @@ def estimate(build: Build, curvature: CurvatureOptions, memory_limit: int) -> Es
         seconds = _seconds_per_example(replace(build, options=options), plan, layers)
     matrices = 4 * sum(matrix.numel() for matrix in sides.tensors().values())
     measured = options.projection not in ("identity", "rademacher")
-    moments = 8 * sum(x.rows**2 + x.columns**2 for x in layers if x.size != x.rows * x.columns) if measured else 0
+    moments = sum(_moment_bytes(layer) for layer in attributed) if measured else 0
     size = row_bytes(layers, options.bits)
-    sums = max((_curvature_bytes(layer, examples, curvature) for layer in layers), default=0)
+    fitted = () if options.projection in PRECONDITIONED else layers
+    sums = max((_curvature_bytes(layer, examples, curvature, memory_limit) for layer in fitted), default=0)
+    kept = sum(_kept_bytes(layer, examples, curvature) for layer in fitted)
     return Estimate(
         examples,
         len(layers),
         size,
-        size * examples + (matrices if measured else 0),
+        size * examples + (matrices if measured else 0) + kept,
         seconds * examples,
-        sum(_curvature_flops(layer, examples, curvature) for layer in layers) / _matrix_rate(device),
+        sum(_curvature_flops(layer, examples, curvature, memory_limit) for layer in fitted) / _matrix_rate(device),
         matrices
-        + max(moments, 3 * min(SHARD_BYTES, size * examples), max(sums, min(memory_limit, sums * len(layers)))),
+        + max(moments, 3 * min(SHARD_BYTES, size * examples), max(sums, min(memory_limit, sums * len(fitted)))),
         reason,
     )
 
@@ -123,26 +128,45 @@ def _seconds_per_example(build: Build, plan: GradientPlan, layers: list[LayerEnt
     return (time.perf_counter() - begin) / rows
 
 
+def _moment_bytes(layer: Layer) -> int:
+    """Of one layer's second moments; of ids their counts."""
+    inputs = layer.rows if isinstance(layer.rule, OneHotRule) else layer.rows**2
+    return 8 * (inputs + layer.columns**2)
+
+
 def _dual(layer: LayerEntry, examples: int) -> bool:
     return examples < layer.size and examples <= GRAM_SIDE
 
 
-def _curvature_bytes(layer: LayerEntry, examples: int, options: CurvatureOptions) -> int:
+def _gram(layer: LayerEntry, examples: int, memory_limit: int) -> bool:
+    return layer.size <= min(examples, GRAM_SIDE) and Gram.needs(layer) <= memory_limit
+
+
+def _curvature_bytes(layer: LayerEntry, examples: int, options: CurvatureOptions, memory_limit: int) -> int:
     """Of one layer's sums and what its directions are found in, as `lorif_core.curvature` holds them."""
     if _dual(layer, examples):
         return 24 * examples**2
-    if min(layer.size, examples) <= GRAM_SIDE:
-        return 32 * layer.size**2
-    return 16 * layer.size * (options.curvature_rank + OVERSAMPLING)
+    if _gram(layer, examples, memory_limit):
+        return Gram.needs(layer)
+    return RandomizedSVD.needs(layer, options.curvature_rank + OVERSAMPLING)
 
 
-def _curvature_flops(layer: LayerEntry, examples: int, options: CurvatureOptions) -> float:
+def _kept_bytes(layer: LayerEntry, examples: int, options: CurvatureOptions) -> int:
+    """Of one layer's inverse on disk."""
+    rank = min(options.curvature_rank, layer.size, examples)
+    if not _dual(layer, examples) or not rank:
+        return 4 * rank * (layer.size + 1)  # V, S^2
+    number = 8 if examples <= EXACT_SIDE else 4
+    return number * (2 * rank * examples + rank + examples)  # M, C, S^2, outside
+
+
+def _curvature_flops(layer: LayerEntry, examples: int, options: CurvatureOptions, memory_limit: int) -> float:
     """Multiplications and additions of the products; the eigenvectors of a Gram matrix as ten of its size."""
-    side = examples if _dual(layer, examples) else layer.size
-    if min(layer.size, examples) > GRAM_SIDE:
-        return 4.0 * (POWER_ITERATIONS + 2) * examples * layer.size * (options.curvature_rank + OVERSAMPLING)
-    products = 2.0 * examples**2 * layer.numbers if _dual(layer, examples) else 2.0 * examples * layer.size**2
-    return products + 10.0 * side**3
+    if _dual(layer, examples):
+        return 2.0 * examples**2 * layer.numbers + 10.0 * examples**3
+    if _gram(layer, examples, memory_limit):
+        return 2.0 * examples * layer.size**2 + 10.0 * layer.size**3
+    return 4.0 * (POWER_ITERATIONS + 2) * examples * layer.size * (options.curvature_rank + OVERSAMPLING)
 
 
 def _matrix_rate(device: torch.device) -> float:
