@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -286,20 +285,6 @@ def test_a_second_writer_is_told_pid_and_host(tmp_path: Path) -> None:
             with pytest.raises(StoreError, match=holder):
                 change()
     assert verify(tmp_path) == []
-
-
-def test_a_worker_that_outlives_the_writer_does_not_keep_its_lock(tmp_path: Path) -> None:
-    """A loader with persistent workers has them forked while the index is written."""
-    rows = DataLoader(Subset(examples(400), range(24)), batch_size=8, num_workers=1, persistent_workers=True)
-    one = attributor().fit(rows, tmp_path)  # which takes the lock twice: for the rows, and for the curvature
-    assert rows._iterator._workers[0].is_alive()
-    assert one.purge([3]).rows == 1
-
-
-@pytest.mark.parametrize("change", [lambda folder: purge(folder, ["x"]), compact])
-def test_a_folder_that_is_not_there_is_no_index(tmp_path: Path, change: Callable[[Path], object]) -> None:
-    with pytest.raises(StoreError, match="no index at"):
-        change(tmp_path / "nowhere")
 
 
 def test_an_index_without_curvature_stays_so(tmp_path: Path) -> None:
