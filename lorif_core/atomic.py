@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -46,6 +47,22 @@ def sync_folder(folder: Path) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder and all in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_shared(folder: Path) -> None:
+    """Remove a folder that others may be writing to, who then make another; nothing where there is none."""
+    if folder.exists():
+        aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+        folder.replace(aside)
+        shutil.rmtree(aside)
 
 
 def write_bytes(path: Path, data: bytes) -> str:

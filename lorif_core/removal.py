@@ -15,8 +15,6 @@ matters, encrypt the disk.
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lorif_core.atomic import single_writer
+from lorif_core.atomic import remove_shared, single_writer
 from lorif_core.blocks import Block
 from lorif_core.codecs import decode
 from lorif_core.errors import StoreError
@@ -82,7 +80,7 @@ def purge(
         wanted: set[str | int] = set(ids)
         gone = {row for row, one in enumerate(known) if one in wanted}
         missing = tuple(sorted(wanted - {known[row] for row in gone}, key=str))
-        _forget_queries(folder)
+        remove_shared(folder / QUERIES)  # any of which may be a training example
         if not gone:
             return Purged(0, (), missing)
         if len(gone) == len(known):
@@ -94,18 +92,10 @@ def purge(
         after = after.with_(purged=manifest.purged + len(gone), numbered=numbered)
         after = _with_curvature(store, after, rows, device or torch.device("cpu"), progress or _silent, refit)
         commit(folder, after)
-        _forget_queries(folder)  # those that readers of the index as it was have kept meanwhile
+        remove_shared(folder / QUERIES)  # those that readers of the index as it was have kept meanwhile
     touched = tuple(file for file, found in rows.items() if found)
     log.info("purged %d rows of %d shards from %s", len(gone), len(touched), folder)
     return Purged(len(gone), touched, missing)
-
-
-def _forget_queries(folder: Path) -> None:
-    """Remove the cached queries, any of which may be a training example."""
-    if (folder / QUERIES).exists():
-        aside = folder / f".{QUERIES}.{os.getpid()}.tmp"
-        (folder / QUERIES).replace(aside)  # a reader may be writing to it, and makes another
-        shutil.rmtree(aside)
 
 
 def _rows_of(shard: ShardEntry, gone: set[int]) -> list[int]:

@@ -10,10 +10,9 @@ An append may take long, so it keeps a manifest of its own, `append.json`, until
 from __future__ import annotations
 
 import logging
-import shutil
 from pathlib import Path
 
-from lorif_core.atomic import sync_folder
+from lorif_core.atomic import remove, sync_folder
 from lorif_core.errors import StoreError
 from lorif_core.manifest import APPEND, PARTS, SHARDS, Manifest, read_manifest
 from lorif_core.remote import publish
@@ -85,10 +84,7 @@ def sweep(folder: Path, manifest: Manifest) -> None:
     """Remove the strays for good. Only the one writer may."""
     found = strays(folder, manifest)
     for path in found:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        remove(path)
     for parent in {path.parent for path in found}:
         sync_folder(parent)
     if found:
