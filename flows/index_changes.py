@@ -132,7 +132,7 @@ def _typed(asked: list[str], known: list[str] | list[int]) -> list[str] | list[i
     """The ids as the index has them: strings, or integers."""
     if not known or isinstance(known[0], str):
         return asked
-    wrong = [one for one in asked if not one.lstrip("-").isdecimal()]
+    wrong = [one for one in asked if not one.removeprefix("-").isdecimal()]
     if wrong:
         raise ConfigError(f"--ids: this index has integers for ids, got {wrong[:5]}")
     return [int(one) for one in asked]

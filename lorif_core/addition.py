@@ -23,7 +23,7 @@ from lorif_core.manifest import APPEND, Manifest, read_manifest
 from lorif_core.objectives import batch_rows
 from lorif_core.remote import publish
 from lorif_core.revisions import commit, pending_append, sweep
-from lorif_core.store import FactorStore, Ids, StoreWriter, check_rows, shard_rows, write_ids
+from lorif_core.store import FactorStore, Ids, StoreWriter, check_rows, encode_ids, shard_rows, write_ids
 from lorif_core.updates import ROWS, update_curvature
 
 log = logging.getLogger(__name__)
@@ -98,6 +98,7 @@ class Append:
         if old and ids and type(old[0]) is not type(ids[0]):
             kind = "the integers it numbers rows with, since it was made without ids" if not named else "of one type"
             raise StoreError(f"{folder}: ids must be {kind}; the index has {old[0]!r}, the new examples {ids[0]!r}")
+        encode_ids(ids)  # refuses ids that repeat, before anything is computed
         known = set(old)
         if repeated := [one for one in ids if one in known]:
             raise StoreError(f"{folder} has {len(repeated)} of these ids already, the first are {repeated[:5]}")

@@ -6,16 +6,20 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 from lorif_core.errors import StoreError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_held: set[TextIO] = set()
+"""The lock files of this process's writers."""
 
 
 @contextmanager
@@ -43,6 +47,22 @@ def sync_folder(folder: Path) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder and all in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_shared(folder: Path) -> None:
+    """Remove a folder that others may be writing to, who then make another; nothing where there is none."""
+    if folder.exists():
+        aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+        folder.replace(aside)
+        shutil.rmtree(aside)
 
 
 def write_bytes(path: Path, data: bytes) -> str:
@@ -76,10 +96,11 @@ def single_writer(folder: Path) -> Iterator[None]:
     """Hold the folder's lock; it goes with the process, however that ends.
 
     Raises:
-        StoreError: another process is writing there; it names that one's pid and host.
+        StoreError: there is no such folder, or another process is writing there; it names that one's pid and host.
     """
-    path = folder / ".lock"
-    with path.open("a+") as file:
+    if not folder.is_dir():
+        raise StoreError(f"no index at {folder}: there is no such folder")
+    with (folder / ".lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -91,4 +112,18 @@ def single_writer(folder: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"{os.getpid()} on {socket.gethostname()}")
         file.flush()
-        yield
+        _held.add(file)
+        try:
+            yield
+        finally:
+            _held.discard(file)
+
+
+def _let_go() -> None:
+    """In a forked child, a loader's worker say, which would keep the lock for as long as it lives."""
+    for file in _held:
+        file.close()  # the parent's lock stays
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)

@@ -19,6 +19,7 @@ from lorif_core.errors import StoreError
 from lorif_core.integrity import read_checked
 from lorif_core.inverse import LayerInverse, from_tensors, to_tensors
 from lorif_core.manifest import Manifest, read_manifest
+from lorif_core.remote import publish
 from lorif_core.revisions import commit, refuse_pending
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ def replace_curvature(
         StoreError: the index was changed meanwhile, or an append to it is unfinished.
     """
     with single_writer(folder):
+        publish(folder)
         now = read_manifest(folder)
         if now.shards != manifest.shards:
             raise StoreError(f"{folder} was changed while its curvature was fitted: open it again")

@@ -6,6 +6,7 @@ A JSON file written atomically after every shard; `digest` covers everything els
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,12 @@ SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 APPEND = "append.json"
 SHARDS = "shards"
+PARTS = "parts"
+"""Where several workers build an index (`lorif_core.parallel`); gone when it is finished."""
+QUERIES = "queries"
+"""Cached queries (`lorif_core.query_cache`); no part of the index."""
+FILE = re.compile(rf"({SHARDS}/|ids\.|projection\.|curvature\.)[\w-][\w.-]*")
+"""The names of listed files: nothing outside the index's folder, whoever wrote the manifest."""
 PURGED = "purged:"
 """What the digest of a span begins with once rows of it were purged."""
 
@@ -176,12 +183,21 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> Manifest:
     Raises:
         StoreError: there is none, it is damaged, or a newer version wrote it.
     """
-    path = folder / name
     try:
-        text = path.read_bytes()
-        body = json.loads(text)
+        text = (folder / name).read_bytes()
     except FileNotFoundError:
         raise StoreError(f"no index at {folder}: {name} is missing; build it with fit(loader, path=...)") from None
+    return parse_manifest(text, folder / name)
+
+
+def parse_manifest(text: bytes, path: Path | str) -> Manifest:
+    """The manifest that is written in `text`, which comes from `path`.
+
+    Raises:
+        StoreError: it is damaged, or a newer version wrote it.
+    """
+    try:
+        body = json.loads(text)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise StoreError(f"{path} is damaged ({error}); restore it or rebuild the index") from None
     found = body.get("format") if isinstance(body, dict) else type(body).__name__
@@ -189,18 +205,28 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> Manifest:
         raise StoreError(f"{path} is not a factor store's manifest: expected format {FORMAT!r}, got {found!r}")
     canonical = _rendered(body) == text  # a changed blank is not in the digest
     digest = body.pop("digest", None)
-    if not isinstance(body.get("schema_version"), int):
-        raise StoreError(f"{path} is damaged: it has no schema version; restore it or rebuild the index")
-    if body["schema_version"] > SCHEMA_VERSION:
+    version = body.get("schema_version")
+    if type(version) is not int or version < 1:
         raise StoreError(
-            f"{path} has schema version {body['schema_version']}, this lorif_core reads up to {SCHEMA_VERSION}: use a newer release"
+            f"{path} is damaged: expected a schema version, got {version!r}; restore it or rebuild the index"
+        )
+    if version > SCHEMA_VERSION:
+        raise StoreError(
+            f"{path} has schema version {version}, this lorif_core reads up to {SCHEMA_VERSION}: use a newer release"
         )
     if json_digest(body) != digest or not canonical:
         raise StoreError(f"{path} is damaged: its content does not match its digest; restore it or rebuild the index")
     body = {key: value for key, value in body.items() if key not in ("format", "schema_version")}
-    layers = [LayerEntry(**entry) for entry in body.pop("layers")]
-    shards = [_shard(entry) for entry in body.pop("shards")]
-    return Manifest(layers=layers, shards=shards, **body)
+    try:
+        layers = [LayerEntry(**entry) for entry in body.pop("layers")]
+        shards = [_shard(entry) for entry in body.pop("shards")]
+        manifest = Manifest(layers=layers, shards=shards, **body)
+        foreign = [file for file in (*(x.file for x in shards), *manifest.files) if not FILE.fullmatch(file)]
+    except (TypeError, KeyError) as error:
+        raise StoreError(f"{path} is not one that this lorif_core writes ({error}); rebuild the index") from None
+    if foreign:
+        raise StoreError(f"{path} lists files that no index has, and is not used: {foreign[:5]}")
+    return manifest
 
 
 def _rendered(body: dict[str, Any]) -> bytes:

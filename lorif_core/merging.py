@@ -45,7 +45,8 @@ def compact(path: str | Path) -> int:
                 after = after.with_shard(group[0])
             else:
                 spans = [span for shard in group for span in shard.spans]
-                energy = {name: sum(shard.energy.get(name, 0.0) for shard in group) for name in group[0].energy}
+                recorded = [name for name in group[0].energy if all(name in shard.energy for shard in group)]
+                energy = {name: sum(shard.energy[name] for shard in group) for name in recorded}
                 after = write_shard(folder, after, _joined(store, group), spans, energy)
         commit(folder, after)
     log.info("merged %d shards of %s into %d", len(manifest.shards), folder, len(groups))

@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from lorif_core.atomic import json_digest, write_tensors
 from lorif_core.digests import ExampleDigest, model_fingerprint, tensors_digest
 from lorif_core.inverse import LayerInverse, to_tensors
+from lorif_core.manifest import QUERIES
 from lorif_core.objectives import BUILT_IN, Batch, Objective, batch_rows, describe, only_tensors, tensors_of
 from lorif_core.store import FactorStore
 
 log = logging.getLogger(__name__)
 
-FOLDER = "queries"
 KEPT = 8
 MOST_BYTES = 2**26
 """Of one file; more queries at once are not kept: writing them takes as long as what it saves."""
@@ -124,7 +124,7 @@ def query_cache(
         "layers": json_digest([asdict(layer) for layer in manifest.layers]),
         "curvature": json_digest([tensors_digest(tensors), damping]),
     }
-    return QueryCache(store.path / FOLDER, origin)
+    return QueryCache(store.path / QUERIES, origin)
 
 
 def _seal(key: str, tensors: dict[str, Tensor]) -> str:

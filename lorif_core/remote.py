@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,9 +26,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from lorif_core.atomic import replacing, single_writer, write_bytes
+from lorif_core.atomic import file_digest, remove, remove_shared, replacing, single_writer, write_bytes
 from lorif_core.errors import StoreError
-from lorif_core.manifest import APPEND, MANIFEST, SHARDS, read_manifest
+from lorif_core.manifest import APPEND, MANIFEST, QUERIES, SHARDS, parse_manifest
 
 ORIGIN = ".origin"
 """In a copy: the URL, and the digests of its manifests as they were when both were last the same."""
@@ -42,6 +43,8 @@ def checkout(path: str | Path) -> Path:
         StoreError: fsspec is not installed, the copy and the storage both changed, or a file there is damaged.
     """
     if "://" not in str(path):
+        if isinstance(path, Path) and re.match(r"\w{2,}:", path.parts[0] if path.parts else ""):
+            raise StoreError(f"{path}: give a URL as a string; pathlib makes one slash of two")
         return Path(path)
     url = str(path).rstrip("/")
     cache = Path(os.environ.get("LORIF_CACHE") or Path.home() / ".cache" / "lorif")
@@ -49,7 +52,7 @@ def checkout(path: str | Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     storage = _Storage.of(url)
     there, known = storage.manifests(), _known(folder)
-    if known is None or _digests(there) not in (known["digests"], _digests(_manifests(folder))):
+    if known is None or not _between(_digests(there), known["digests"], _digests(_manifests(folder))):
         with single_writer(folder):
             _pull(folder, storage, there)
     return folder
@@ -71,20 +74,33 @@ def fresh_copy(path: str | Path) -> Iterator[Path]:
         yield Path(name)
 
 
+def unlisted(path: str | Path) -> list[str]:
+    """What of a URL no manifest there lists: left by a killed writer, or by one that is at work; none for a folder."""
+    if "://" not in str(path):
+        return []
+    storage = _Storage.of(str(path).rstrip("/"))
+    listed = _listed(storage.manifests(), storage.url)
+    return sorted(f"{storage.url}/{name}" for name in storage.names() - listed.keys() if name.startswith(KINDS))
+
+
 def publish(folder: Path) -> None:
-    """Make the storage of a copy what the copy is; nothing for any other folder, or where both are the same.
+    """Make the storage of a copy what the copy is, and remove there what no manifest lists; nothing for any other folder.
 
     Raises:
         StoreError: the storage was changed by another writer meanwhile.
     """
     known = _known(folder)
-    if known is None or _digests(here := _manifests(folder)) == known["digests"]:
+    if known is None:
         return
-    storage = _Storage.of(known["url"])
-    if _digests(storage.manifests()) not in (known["digests"], _digests(here)):
-        raise _conflict(folder, known["url"])
-    storage.put(folder, _listed(folder, here), here)
-    _note(folder, known["url"], here)
+    here, storage = _manifests(folder), _Storage.of(known["url"])
+    there = storage.manifests()
+    if not _between(_digests(there), known["digests"], _digests(here)):
+        if _digests(here) == known["digests"]:
+            raise StoreError(f"{storage.url} was changed by another writer since it was opened here: open it again")
+        raise _conflict(folder, storage.url)
+    storage.put(folder, here, there)
+    if _digests(here) != known["digests"]:
+        _note(folder, storage.url, here)
 
 
 @dataclass(frozen=True)
@@ -131,50 +147,81 @@ class _Storage:
             path.unlink()
             raise StoreError(f"{self.url}/{name} is damaged: its bytes do not match the manifest's sha256")
 
-    def put(self, folder: Path, listed: dict[str, str], manifests: dict[str, bytes]) -> None:
-        """Files that are not there yet, then the manifests; then delete what they do not list."""
-        present = {name.removeprefix(self.root).lstrip("/") for name in self.files.find(self.root)}
-        for name in listed.keys() - present:
+    def names(self) -> set[str]:
+        """What there is, relative to the index."""
+        return {name.removeprefix(self.root).lstrip("/") for name in self.files.find(self.root)}
+
+    def put(self, folder: Path, here: dict[str, bytes], there: dict[str, bytes]) -> None:
+        """Files that the manifests `there` do not list, then the manifests; then delete what those `here` do not list.
+
+        A file that is there but not listed is another's of the same name, or half of one.
+        """
+        listed = _listed(here, folder)
+        for name, _ in sorted(listed.items() - _listed(there, self.url).items()):
             self.files.put_file(str(folder / name), f"{self.root}/{name}")
         for name in (APPEND, MANIFEST):
-            if name in manifests:
-                self.files.pipe_file(f"{self.root}/{name}", manifests[name])
+            if name in here and here[name] != there.get(name):
+                self.files.pipe_file(f"{self.root}/{name}", here[name])
+        present = self.names()
         gone = {name for name in present - listed.keys() if name.startswith(KINDS)}
-        for name in gone | ({APPEND} & present - manifests.keys()):
+        for name in gone | ({APPEND} & present - here.keys()):
             self.files.rm_file(f"{self.root}/{name}")
 
 
 def _pull(folder: Path, storage: _Storage, there: dict[str, bytes]) -> None:
-    """Make the copy what the storage is; a copy with changes that were not published is never overwritten."""
+    """Make the copy what the storage is; a copy with changes that were not published is never overwritten.
+
+    Raises:
+        StoreError: it has such changes; a file there is missing or damaged.
+    """
     known, here = _known(folder), _manifests(folder)
-    if known is not None and _digests(here) not in (known["digests"], _digests(there)):
+    if known is not None and not _between(_digests(here), known["digests"], _digests(there)):
         raise _conflict(folder, storage.url)
-    if _digests(here) != _digests(there):
-        for name, data in there.items():  # aside, to be read; in place once the files are
-            write_bytes(folder / f"new.{name}", data)
-        listed = _listed(folder, there, "new.")
-        for name, sha256 in listed.items():
-            if not (folder / name).exists():
-                storage.get(name, folder / name, sha256)
+    while _digests(here) != _digests(there):
+        try:
+            listed = _fetched(folder, storage, here, there)
+        except StoreError:
+            now = storage.manifests()
+            if now == there:
+                raise
+            there = now  # a writer changed the index, and deleted what it no longer lists, while it was fetched
+            continue
         for name in (APPEND, MANIFEST):
             if name in there:
-                (folder / f"new.{name}").replace(folder / name)
+                write_bytes(folder / name, there[name])
             else:
                 (folder / name).unlink(missing_ok=True)
-        for path in [*folder.glob("*.safetensors"), *(folder / SHARDS).glob("*")]:
+        for path in [*folder.glob("*.safetensors"), *folder.glob(".*.tmp"), *(folder / SHARDS).glob("*")]:
             if path.relative_to(folder).as_posix() not in listed:
-                path.unlink()
+                remove(path)
+        remove_shared(folder / QUERIES)  # rows may have been purged elsewhere
+        here = there
     _note(folder, storage.url, there)
 
 
-def _listed(folder: Path, manifests: dict[str, bytes], prefix: str = "") -> dict[str, str]:
-    """sha256 of every file that manifests list."""
+def _fetched(folder: Path, storage: _Storage, here: dict[str, bytes], there: dict[str, bytes]) -> dict[str, str]:
+    """Get what the copy lacks of the files that the storage's manifests list, and give their sha256."""
+    listed, kept = _listed(there, storage.url), _listed(here, folder)
+    for name, sha256 in listed.items():
+        path = folder / name  # unlisted, it is what was fetched before a kill, or of a change that never came to be
+        if not path.exists() or (kept.get(name) != sha256 and file_digest(path) != sha256):
+            storage.get(name, path, sha256)
+    return listed
+
+
+def _listed(manifests: dict[str, bytes], place: Path | str) -> dict[str, str]:
+    """sha256 of every file that manifests list, which are those of `place`."""
     found = {}
-    for name in manifests:
-        manifest = read_manifest(folder, prefix + name)
+    for name, data in manifests.items():
+        manifest = parse_manifest(data, f"{place}/{name}")
         found.update(manifest.files)
         found.update({shard.file: shard.sha256 for shard in manifest.shards})
     return found
+
+
+def _between(one: dict[str, str], before: dict[str, str], after: dict[str, str]) -> bool:
+    """Whether each manifest of `one` is that of `before` or of `after`: a change between them is not, half or all made."""
+    return all(one.get(name) in (before.get(name), after.get(name)) for name in (MANIFEST, APPEND))
 
 
 def _manifests(folder: Path) -> dict[str, bytes]:

@@ -7,13 +7,14 @@ the new files the old ones are unlinked; killed in between, the next call of any
 
 Limitations: a pca projection was computed from these examples among all others and stays as it is. So do, unless it is
 fitted anew (`refit`), the directions of the curvature, rotated; one may still be close to the gradient of a removed row that
-was much larger than all others. Unlinked blocks are not overwritten: on media where that matters, encrypt the disk.
+was much larger than all others. A reader that opened the index before may put its queries beside it afterwards; the copy of a
+URL on another machine loses the rows when it is next opened there. Unlinked blocks are not overwritten: on media where that
+matters, encrypt the disk.
 """
 
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,21 +22,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lorif_core.atomic import single_writer
+from lorif_core.atomic import remove_shared, single_writer
 from lorif_core.blocks import Block
 from lorif_core.codecs import decode
 from lorif_core.errors import StoreError
 from lorif_core.kept import write_curvature
-from lorif_core.manifest import Manifest, ShardEntry, Span
+from lorif_core.manifest import QUERIES, Manifest, ShardEntry, Span
 from lorif_core.remote import checkout
 from lorif_core.revisions import begin, commit
 from lorif_core.store import FactorStore, Ids, write_ids, write_shard
 from lorif_core.updates import ROWS, fitted_anew, update_curvature
 
 log = logging.getLogger(__name__)
-
-QUERIES = "queries"
-"""Cached queries, which may be training examples: all are removed with any row."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +80,11 @@ def purge(
         wanted: set[str | int] = set(ids)
         gone = {row for row, one in enumerate(known) if one in wanted}
         missing = tuple(sorted(wanted - {known[row] for row in gone}, key=str))
+        remove_shared(folder / QUERIES)  # any of which may be a training example
         if not gone:
             return Purged(0, (), missing)
         if len(gone) == len(known):
             raise StoreError(f"all {len(known)} rows of {folder} would go: remove the folder instead")
-        if (folder / QUERIES).exists():
-            shutil.rmtree(folder / QUERIES)
         rows = {shard.file: _rows_of(shard, gone) for shard in manifest.shards}
         after = _rewritten(store, rows, progress or _silent)
         after = write_ids(folder, after, _without(known, gone))
@@ -95,6 +92,7 @@ def purge(
         after = after.with_(purged=manifest.purged + len(gone), numbered=numbered)
         after = _with_curvature(store, after, rows, device or torch.device("cpu"), progress or _silent, refit)
         commit(folder, after)
+        remove_shared(folder / QUERIES)  # those that readers of the index as it was have kept meanwhile
     touched = tuple(file for file, found in rows.items() if found)
     log.info("purged %d rows of %d shards from %s", len(gone), len(touched), folder)
     return Purged(len(gone), touched, missing)

@@ -12,9 +12,9 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from lorif_core.atomic import sync_folder
+from lorif_core.atomic import remove, sync_folder
 from lorif_core.errors import StoreError
-from lorif_core.manifest import APPEND, SHARDS, Manifest, read_manifest
+from lorif_core.manifest import APPEND, PARTS, SHARDS, Manifest, read_manifest
 from lorif_core.remote import publish
 
 log = logging.getLogger(__name__)
@@ -68,12 +68,13 @@ def refuse_pending(folder: Path, manifest: Manifest) -> None:
 
 
 def strays(folder: Path, manifest: Manifest) -> list[Path]:
-    """Files of the store that no manifest lists: a killed writer's, or those a change did away with."""
+    """What of the store no manifest lists: a killed writer's, or what a change did away with."""
     pending = pending_append(folder, manifest)
     listed = {shard.file for one in (manifest, pending) if one is not None for shard in one.shards} | set(
         manifest.files
     )
-    patterns = (".*.tmp", "ids.*safetensors", "curvature.*safetensors", f"{SHARDS}/*")
+    patterns = [".*.tmp", *(f"{kind}.*safetensors" for kind in ("ids", "projection", "curvature")), f"{SHARDS}/*"]
+    patterns += [PARTS] if manifest.complete else []  # where joining them was killed at its very end
     found = [path for pattern in patterns for path in folder.glob(pattern)]
     found += [folder / APPEND] if pending is None and (folder / APPEND).exists() else []
     return sorted(path for path in found if path.relative_to(folder).as_posix() not in listed)
@@ -83,7 +84,7 @@ def sweep(folder: Path, manifest: Manifest) -> None:
     """Remove the strays for good. Only the one writer may."""
     found = strays(folder, manifest)
     for path in found:
-        path.unlink()
+        remove(path)
     for parent in {path.parent for path in found}:
         sync_folder(parent)
     if found:

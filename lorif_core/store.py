@@ -277,14 +277,17 @@ def encode_ids(ids: Sequence[str] | Sequence[int]) -> dict[str, Tensor]:
     """Ids as tensors: integers as they are, strings as UTF-8 bytes and offsets.
 
     Raises:
-        StoreError: ids are of mixed or other types, or not unique.
+        StoreError: ids are of mixed or other types, too large, or not unique.
     """
     if len(set(ids)) != len(ids):
         seen: set[object] = set()
         twice = [x for x in ids if x in seen or seen.add(x)]  # type: ignore[func-returns-value]
         raise StoreError(f"ids must be unique: {len(twice)} repeat, the first are {twice[:5]}")
     if all(isinstance(x, int) and not isinstance(x, bool) for x in ids):
-        return {"integers": torch.tensor(ids, dtype=torch.int64)}
+        try:
+            return {"integers": torch.tensor(ids, dtype=torch.int64)}
+        except (RuntimeError, ValueError, OverflowError):
+            raise StoreError("integer ids must fit into 64 bits: give larger ones as strings") from None
     if not all(isinstance(x, str) for x in ids):
         raise StoreError(f"ids must be all strings or all integers, got {sorted({type(x).__name__ for x in ids})}")
     texts = [str(x).encode() for x in ids]

@@ -13,7 +13,7 @@ from lorif_core.digests import ExampleDigest, model_fingerprint
 from lorif_core.errors import StoreError
 from lorif_core.manifest import APPEND, Manifest, read_manifest
 from lorif_core.objectives import Batch, batch_rows
-from lorif_core.remote import fresh_copy
+from lorif_core.remote import fresh_copy, unlisted
 from lorif_core.revisions import pending_append, strays
 from lorif_core.store import check_rows, not_comparable
 
@@ -34,7 +34,8 @@ def verify(
     """
     try:
         with fresh_copy(path) as folder:
-            return _problems(folder, model, loader, progress or (lambda done, total: None))
+            problems = _problems(folder, model, loader, progress or (lambda done, total: None))
+        return problems + [_stray(file) for file in unlisted(path)]
     except StoreError as error:
         return [str(error)]
 
@@ -59,9 +60,7 @@ def _problems(
         elif file_digest(folder / file) != sha:
             problems.append(f"{folder / file} is damaged: its bytes do not match the manifest's sha256")
         progress(number + 1, len(expected))
-    problems += [
-        f"{x} is not listed in the manifest: the next call that writes removes it" for x in strays(folder, manifest)
-    ]
+    problems += [_stray(file) for file in strays(folder, manifest)]
     if model is not None and (found := model_fingerprint(model)) != manifest.model:
         problems.append(
             f"{folder} was made from another model: expected fingerprint {manifest.model[:12]}, got {found[:12]}"
@@ -69,6 +68,10 @@ def _problems(
     if loader is not None:
         problems += _verify_data(folder, manifest, loader)
     return problems
+
+
+def _stray(file: Path | str) -> str:
+    return f"{file} is not listed in the manifest: the next call that writes removes it"
 
 
 def _verify_data(folder: Path, manifest: Manifest, loader: Iterable[Batch]) -> list[str]:

@@ -96,3 +96,29 @@ def test_the_schema_before_is_read(tmp_path: Path) -> None:
         assert verify(tmp_path, network(), part(0, 40)) == []
         assert torch.equal(LoRIF.load(tmp_path, network()).score(loader(3)), expected)
         assert read_manifest(tmp_path).data_digest() == one.store.manifest.data_digest()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"files": {"../outside": "0"}},
+        {"files": {"/etc/hostname": "0"}},
+        {"files": {"ids/../../outside": "0"}},
+        {"files": {"shards/..": "0"}},
+        {"files": {"": "0"}},
+        {"schema_version": 0},
+        {"schema_version": True},
+        {"unknown": 1},
+        {"shards": None},
+        {"layers": [{}]},
+    ],
+)
+def test_a_manifest_that_no_release_writes_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    """Its digest is right: somebody made it, and what it names may lie outside the folder."""
+    fitted(tmp_path, 20)
+    body = json.loads((tmp_path / "manifest.json").read_text())
+    del body["digest"]
+    body |= change
+    (tmp_path / "manifest.json").write_text(json.dumps(body | {"digest": json_digest(body)}, indent=1))
+    with pytest.raises(StoreError, match="manifest.json (lists files that|is damaged|is not one)"):
+        FactorStore.open(tmp_path)

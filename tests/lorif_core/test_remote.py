@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fsspec
 import pytest
 import torch
 
-from lorif_core import Classification, FactorStore, LoRIF, StoreError, purge, verify
+from lorif_core import Classification, FactorStore, LoRIF, StoreError, purge, removal, verify
 from lorif_core import store as store_module
 from lorif_core.remote import checkout
 from tests.lorif_core.test_lasting import NAMES, fitted, part
@@ -148,6 +148,86 @@ def test_two_writers_are_told_apart(url: str, machine, monkeypatch: pytest.Monke
     machine("b")
     with pytest.raises(StoreError, match="changed by another writer"):
         FactorStore.open(url)
+    assert verify(url) == []  # though b's files of the same names were there before a's
+
+
+def killed(url: str, moment: str, work: Callable[[], object]) -> None:
+    """Do some work that dies when it first calls `moment` of the storage."""
+
+    def dies(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(storage(url), moment, dies)
+        with pytest.raises(KeyboardInterrupt):
+            work()
+
+
+@pytest.mark.parametrize("moment", ["put_file", "pipe_file", "rm_file"])
+def test_an_append_killed_while_publishing_goes_on_where_it_was(url: str, machine, moment: str) -> None:
+    one = fitted(url, 60)
+    killed(url, moment, lambda: one.append(part(60, 100), ids=NAMES[60:100]))
+    LoRIF.load(url, network()).append(part(60, 100), ids=NAMES[60:100])
+    assert objects(url) == published(checkout(url)) and verify(url) == []
+    assert FactorStore.open(url).ids() == NAMES[:100]
+
+
+def test_what_a_killed_purge_left_in_storage_is_named_and_removed_from_elsewhere(url: str, machine) -> None:
+    fitted(url, 60)
+    killed(url, "rm_file", lambda: purge(url, NAMES[:9]))
+    machine("b")
+    assert any(problem.startswith(f"{url}/ids.safetensors is not listed") for problem in verify(url))
+    assert purge(url, NAMES[:9]).rows == 0
+    assert not any(b"row-003" in data for data in objects(url).values()) and verify(url) == []
+
+
+def test_a_copy_does_not_take_what_a_killed_change_left_in_it(url: str, machine, monkeypatch) -> None:
+    """Another machine's change gives other content the same names."""
+    fitted(url, 60)
+
+    def dies(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(removal, "commit", dies)
+        with pytest.raises(KeyboardInterrupt):
+            purge(url, NAMES[:3])
+    machine("b")
+    purge(url, NAMES[5:8])
+    expected = LoRIF.load(url, network()).score(loader(3))
+    machine("a")
+    assert torch.equal(LoRIF.load(url, network(), trust=True).score(loader(3)), expected)
+    assert published(checkout(url)) == objects(url)
+
+
+def test_a_copy_behind_the_storage_is_not_changed_and_can_be_opened_again(url: str, machine) -> None:
+    one = fitted(url, 60)
+    one.score(part(0, 5))
+    assert (one.store.path / "queries").exists()
+    machine("b")
+    purge(url, NAMES[:5])
+    machine("a")
+    for change in (lambda: one.purge(NAMES[20:22]), lambda: one.append(part(60, 70), ids=NAMES[60:70]), one.refit):
+        with pytest.raises(StoreError, match="open it again"):
+            change()
+    assert LoRIF.load(url, network()).purge(NAMES[20:22]).rows == 2
+    assert not (one.store.path / "queries").exists() and len(FactorStore.open(url)) == 53
+
+
+def test_an_index_changed_while_it_is_fetched_is_fetched_as_it_is_now(url: str, machine, monkeypatch) -> None:
+    fitted(url, 60)
+    real, asked = storage(url).open, []
+
+    def opened(*args: object, **options: object):
+        if not asked:
+            asked.append(args)
+            machine("a")
+            purge(url, NAMES[:3])
+        return real(*args, **options)
+
+    machine("b")
+    monkeypatch.setattr(storage(url), "open", opened)
+    assert len(FactorStore.open(url)) == 57
 
 
 def test_a_damaged_or_missing_object_is_named(url: str, machine) -> None:
@@ -168,5 +248,7 @@ def test_a_damaged_or_missing_object_is_named(url: str, machine) -> None:
 def test_urls_that_cannot_be_used_are_explained(machine) -> None:
     with pytest.raises(StoreError, match="nonsense://x: "):
         FactorStore.open("nonsense://x")
+    with pytest.raises(StoreError, match="as a string"):
+        FactorStore.open(Path("s3://bucket/index"))
     with pytest.raises(StoreError, match="no index at"):
         FactorStore.open(f"memory://{uuid.uuid4()}")
