@@ -67,6 +67,9 @@ class QueryCache:
                 raise SafetensorError("its digest is another")
         except FileNotFoundError:
             return None
+        except OSError as error:  # the scores do not depend on it
+            log.warning("%s cannot be read (%s): computing its queries again", file, error)
+            return None
         except (SafetensorError, ValueError) as error:
             log.warning("%s is damaged (%s): computing its queries again", file, error)
             return None
@@ -120,11 +123,24 @@ def query_cache(
     origin = {
         "objective": describe(objective),
         "model": model_fingerprint(model),  # as it is now: it may have been trained on since it was indexed
+        "attributes": _attributes(model),
         "projection": manifest.projection,
         "layers": json_digest([asdict(layer) for layer in manifest.layers]),
         "curvature": json_digest([tensors_digest(tensors), damping]),
     }
     return QueryCache(store.path / QUERIES, origin)
+
+
+def _attributes(model: nn.Module) -> str:
+    """Digest of the modules' plain attributes (a temperature, say), which the model's fingerprint leaves out."""
+    plain = (bool, int, float, str, type(None))
+    found = {
+        f"{name}.{key}": value
+        for name, module in model.named_modules()
+        for key, value in vars(module).items()
+        if key != "training" and isinstance(value, plain)
+    }
+    return json_digest({key: repr(value) for key, value in found.items()})
 
 
 def _seal(key: str, tensors: dict[str, Tensor]) -> str:
