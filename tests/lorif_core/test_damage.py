@@ -80,6 +80,15 @@ def test_any_one_byte_changes_the_sum(length: int) -> None:
         data[position] ^= 0x80
 
 
+def test_words_and_pages_in_each_others_place_change_the_sum() -> None:
+    data = random.Random(0).randbytes(2**21 + 16)
+    for size, first, second in ((8, 0, 8), (8, 0, 4096), (4096, 0, 8192), (8, 2**21, 2**21 + 8), (2**20, 0, 2**20)):
+        swapped = bytearray(data)
+        swapped[first : first + size] = data[second : second + size]
+        swapped[second : second + size] = data[first : first + size]
+        assert word_sum(bytes(swapped)) != word_sum(data), (size, first, second)
+
+
 def test_the_schema_before_is_read(tmp_path: Path) -> None:
     """Shards with one digest of their examples, and no sum of words."""
     one = fitted(tmp_path, 40)
