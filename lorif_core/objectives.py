@@ -77,6 +77,8 @@ class Classification(Objective):
 class CausalLM(Objective):
     """Next-token cross entropy, summed over the tokens of each sequence; -100 and padding are ignored.
 
+    Padding neither is predicted nor predicts: the same tokens have the same loss with padding on the left and on the right.
+
     A batch is token ids [B, T], or a dict with `input_ids` and optionally `attention_mask` and `labels` (the model's
     own input arguments are passed on, `labels` never is, so that the model does not average the loss itself).
     """
@@ -101,7 +103,8 @@ class CausalLM(Objective):
         if labels is None:
             labels = inputs["input_ids"] if isinstance(inputs, Mapping) else inputs
         if isinstance(inputs, Mapping) and inputs.get("attention_mask") is not None:
-            labels = labels.masked_fill(inputs["attention_mask"] == 0, IGNORED)
+            padding = inputs["attention_mask"] == 0
+            labels = labels.masked_fill(padding | padding.roll(1, 1), IGNORED)  # the first label is never predicted
         logits = logits_of(call(model, inputs))
         if logits.ndim != 3 or logits.shape[:2] != labels.shape:
             raise ValueError(

@@ -43,6 +43,22 @@ def test_the_core_imports_nothing_of_the_flows() -> None:
     assert printed.strip() == "[] True"
 
 
+def test_padding_on_either_side_leaves_the_loss_as_it_is() -> None:
+    class Bigram(nn.Sequential):
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            return super().forward(input_ids)
+
+    model = Bigram(nn.Embedding(9, 4), nn.Linear(4, 9))
+    ids = torch.randint(1, 9, (3, 5))
+    plain = CausalLM().loss(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+    for sides in ((0, 3), (3, 0)):
+        padded = {
+            "input_ids": nn.functional.pad(ids, sides),
+            "attention_mask": nn.functional.pad(torch.ones_like(ids), sides),
+        }
+        torch.testing.assert_close(CausalLM().loss(model, padded), plain)
+
+
 def test_all_wrong_options_are_reported_at_once() -> None:
     with pytest.raises(ValueError) as error:
         LoRIF(

@@ -41,7 +41,7 @@ def causal_lm_loss(model: nn.Module, example: Any) -> Tensor:
     """Sum over positions t >= 1 of -log p(label_t | tokens before t); no label, no term.
 
     Labels lie on the positions of the ids (shifted here, not by the caller) and default to the ids; -100 and positions
-    whose attention_mask is 0 are not predicted.
+    whose attention_mask is 0 are not predicted, and the latter predict nothing.
     """
     logits, labels = forward_example(model, example)  # [1, T, vocab], [1, T] | None
     ids = example["input_ids"] if isinstance(example, dict) else example  # [1, T]
@@ -50,7 +50,7 @@ def causal_lm_loss(model: nn.Module, example: Any) -> Tensor:
     total = logits.sum() * 0.0  # keeps a graph when every label is ignored
     for t in range(1, labels.shape[1]):
         label = int(labels[0, t])
-        if label == IGNORED or (mask is not None and int(mask[0, t]) == 0):
+        if label == IGNORED or (mask is not None and 0 in (int(mask[0, t]), int(mask[0, t - 1]))):
             continue
         z = logits[0, t - 1]  # [vocab]: the logits at t - 1 predict the token at t
         total = total + torch.logsumexp(z, dim=0) - z[label]
