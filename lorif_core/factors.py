@@ -38,6 +38,7 @@ def factorise(gradients: dict[str, LayerGradient], ranks: dict[str, int], seed: 
     found: dict[str, Factors] = {}
     whole: dict[str, Factors | Tensor] = {}
     waiting: dict[tuple[int, int, int], dict[str, Tensor]] = {}
+    scales: dict[str, Tensor | float] = {}
     for name, gradient in gradients.items():
         rank = ranks[name]
         if rank == 0:
@@ -49,18 +50,34 @@ def factorise(gradients: dict[str, LayerGradient], ranks: dict[str, int], seed: 
             if positions == 1 and rank == 1:
                 found[name] = (x.mT, dy.mT)  # [B, d1, 1], [B, d2, 1]
                 continue
+            (x, x_scale), (dy, dy_scale) = _moderate(x), _moderate(dy)
             if positions < smallest and rank < smallest:
-                found[name] = _dominant_pair(x, dy, seed) if rank == 1 else _iterate(_implicit(x, dy), dy, rank, seed)
+                left, right = _dominant_pair(x, dy, seed) if rank == 1 else _iterate(_implicit(x, dy), dy, rank, seed)
+                found[name] = left * x_scale * dy_scale, right
                 continue
+            gradient, scales[name] = (x, dy), x_scale * dy_scale
         few = isinstance(gradient, Rows) and rank <= gradient.values.shape[1] < gradient.width
-        matrix = gradient.values if isinstance(gradient, Rows) and few else dense(gradient)
+        matrix, scale = _moderate(gradient.values if isinstance(gradient, Rows) and few else dense(gradient))
+        scales[name] = scale * scales.get(name, 1.0)
         waiting.setdefault((matrix.shape[1], matrix.shape[2], rank), {})[name] = matrix
     for (_, _, rank), group in waiting.items():
         stacked = torch.cat(list(group.values()))  # [B x layers, d1, d2]
         left, right = _dominant(stacked, seed) if rank == 1 else _iterate(_explicit(stacked), stacked, rank, seed)
         size = len(stacked) // len(group)
-        found |= {name: (u, v) for name, u, v in zip(group, left.split(size), right.split(size), strict=True)}
+        parts = zip(group, left.split(size), right.split(size), strict=True)
+        found |= {name: (u * scales[name], v) for name, u, v in parts}
     return whole | {name: _spread(gradients[name], factors) for name, factors in found.items()}
+
+
+def _moderate(batch: Tensor) -> tuple[Tensor, Tensor]:
+    """A batch [B, n, m] over powers of two, one an example [B, 1, 1], that bring its largest number near one.
+
+    The iterations multiply up to four of them: without this, gradients near 1e-10 or 1e+10 leave what float32 can hold. A power
+    of two changes no digit.
+    """
+    _, exponents = torch.frexp(batch.abs().amax((1, 2), keepdim=True))
+    scale = torch.ldexp(torch.ones_like(batch[:, :1, :1]), exponents)
+    return batch / scale, scale
 
 
 def _spread(gradient: LayerGradient, factors: Factors) -> Factors:
