@@ -23,8 +23,9 @@ from lorif_core.manifest import APPEND, Manifest, read_manifest
 from lorif_core.objectives import batch_rows
 from lorif_core.remote import publish
 from lorif_core.revisions import commit, pending_append, sweep
-from lorif_core.store import FactorStore, Ids, StoreWriter, check_rows, encode_ids, shard_rows, write_ids
+from lorif_core.store import FactorStore, Ids, check_rows, encode_ids, shard_rows, write_ids
 from lorif_core.updates import ROWS, update_curvature
+from lorif_core.writer import StoreWriter
 
 log = logging.getLogger(__name__)
 
@@ -110,9 +111,9 @@ class Append:
             written = manifest.with_(revision=manifest.revision + 1, complete=False)
         else:
             log.info("continuing an append to %s at its row %d", folder, written.examples - manifest.examples)
-        writer = StoreWriter(folder, written, shard_rows(row_bytes(manifest.layers, manifest.bits)), APPEND)
-        rows = build.index_rows(writer, read_plan(folder, manifest, build.model), manifest.examples)
-        writer.flush()
+        with StoreWriter(folder, written, shard_rows(row_bytes(manifest.layers, manifest.bits)), APPEND) as writer:
+            rows = build.index_rows(writer, read_plan(folder, manifest, build.model), manifest.examples)
+            writer.flush()
         if not rows:
             raise StoreError("the loader gave no examples: nothing to append")
         if writer.finished != manifest.examples + rows:

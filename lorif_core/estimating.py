@@ -17,7 +17,6 @@ from lorif_core.capture import frozen
 from lorif_core.codecs import row_bytes
 from lorif_core.coverage import cover
 from lorif_core.curvature import EXACT_SIDE, GRAM_SIDE, OVERSAMPLING, POWER_ITERATIONS
-from lorif_core.factors import factorise
 from lorif_core.gradients import GradientPlan, device_of
 from lorif_core.index import Build, planned, shapes_of
 from lorif_core.layers import Layer, OneHotRule
@@ -29,6 +28,7 @@ from lorif_core.passes import Gram, RandomizedSVD
 from lorif_core.planning import entries
 from lorif_core.precision import in_precision
 from lorif_core.probe import probe
+from lorif_core.rows import made_of
 from lorif_core.store import SHARD_BYTES
 from lorif_core.whitening import PRECONDITIONED
 
@@ -120,10 +120,8 @@ def _seconds_per_example(build: Build, plan: GradientPlan, layers: list[LayerEnt
         for number, window in enumerate(first if len(first) > 1 else first * 2):
             if number == 1:
                 begin = time.perf_counter()
-            for piece in window.pieces:
-                losses, found = gradients(loss, piece)
-                factorise(found, ranks, build.options.seed)
-                float(losses.sum())  # waits for the device
+            made = made_of(window, gradients, loss, ranks, build.options.seed)
+            float(made.losses.sum())  # waits for the device
             rows += batch_rows(window.batch) if number else 0
     return (time.perf_counter() - begin) / rows
 

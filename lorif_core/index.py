@@ -15,20 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lorif_core import projections as kinds
 from lorif_core.atomic import single_writer, write_tensors
-from lorif_core.blocks import Stored
 from lorif_core.bucketing import Window, windows
 from lorif_core.capture import Loss, frozen
 from lorif_core.codecs import row_bytes
-from lorif_core.contraction import energy
 from lorif_core.coverage import cover
 from lorif_core.digests import ExampleDigest, model_fingerprint
 from lorif_core.errors import StoreError
-from lorif_core.factors import factorise
-from lorif_core.gradients import PROJECTION, BatchGradients, GradientPlan, device_of, read_plan
+from lorif_core.gradients import PROJECTION, GradientPlan, device_of, read_plan
 from lorif_core.layers import PositionRule
 from lorif_core.loaders import check_loader, examples_of
 from lorif_core.manifest import MANIFEST, SHARDS, Manifest, read_manifest
@@ -41,8 +38,10 @@ from lorif_core.probe import Probe, probe
 from lorif_core.projections import Projections
 from lorif_core.remote import publish
 from lorif_core.revisions import refuse_pending, sweep
-from lorif_core.store import FactorStore, Ids, StoreWriter, check_rows, not_comparable, shard_rows
+from lorif_core.rows import IndexRows, made_of
+from lorif_core.store import FactorStore, Ids, check_rows, not_comparable, shard_rows
 from lorif_core.whitening import POSITIONS, POSITIONS_A_SIDE, WHITENED, kfac
+from lorif_core.writer import StoreWriter
 
 log = logging.getLogger(__name__)
 
@@ -226,34 +225,32 @@ class Build:
         manifest = writer.manifest
         ranks = {layer.name: layer.rank for layer in manifest.layers}
         total = len(self.ids) if self.ids is not None else examples_of(self.loader)
-        digest, row = ExampleDigest(), 0
+        digest, row, loss = ExampleDigest(), 0, self._precise(self.objective.loss)
         with plan.open(self.model) as gradients:
             for window, own in self._windows():
                 batch = window.batch if own is None else select_rows(window.batch, own)
                 done = check_rows(self.path, manifest, batch, first + row, digest)
                 if done < batch_rows(batch):
-                    losses, stored, energies = self._run(window, gradients, ranks)
+                    made = made_of(window, gradients, loss, ranks, self.options.seed)
                     if own is not None:
-                        losses = losses[own]
-                        stored = {name: _rows(found, own) for name, found in stored.items()}
-                        energies = {name: found[own] for name, found in energies.items()}
-                    self._check_finite(losses, stored, row)
-                    writer.append(stored, energies, losses, batch, done)
+                        made = made.select(own)
+                    self._check_finite(made, row)
+                    writer.append(made, batch, done)
                 row += batch_rows(batch)
                 self.progress("index", row, total)
         return row
 
     def _write_shards(self, manifest: Manifest, plan: GradientPlan) -> Manifest:
         rows = shard_rows(row_bytes(manifest.layers, manifest.bits)) if self.part is None else self.part.shard_rows
-        writer = StoreWriter(self.path, manifest, rows)
-        row = self.index_rows(writer, plan, 0)
-        if row < manifest.examples:
-            raise StoreError(
-                f"{self.path} already holds {manifest.examples} examples, the loader gave only {row}: "
-                "the data changed; use another folder"
-            )
-        if not manifest.complete:
-            return writer.close(self.ids)
+        with StoreWriter(self.path, manifest, rows) as writer:
+            row = self.index_rows(writer, plan, 0)
+            if row < manifest.examples:
+                raise StoreError(
+                    f"{self.path} already holds {manifest.examples} examples, the loader gave only {row}: "
+                    "the data changed; use another folder"
+                )
+            if not manifest.complete:
+                return writer.close(self.ids)
         if row > manifest.examples:
             raise StoreError(
                 f"{self.path} is finished with {manifest.examples} examples, the loader gave {row}: "
@@ -279,57 +276,23 @@ class Build:
             if own:
                 yield window, None if len(own) == size else own
 
-    def _run(
-        self, window: Window, gradients: BatchGradients, ranks: dict[str, int]
-    ) -> tuple[Tensor, dict[str, Stored], dict[str, Tensor]]:
-        """Losses [W], what is stored of each layer, and squared norms [W] before that; rows in the loader's order."""
-        loss, losses, parts, energies = self._precise(self.objective.loss), [], [], []
-        for piece in window.pieces:
-            lost, found = gradients(loss, piece)
-            losses.append(lost)
-            parts.append(factorise(found, ranks, self.options.seed))
-            energies.append({name: energy(gradient) for name, gradient in found.items()})
-        return (
-            window.in_order(losses),
-            {name: _joined([part[name] for part in parts], window) for name in ranks},
-            {name: window.in_order([part[name] for part in energies]) for name in ranks},
-        )
-
     def _precise(self, loss: Loss) -> Loss:
         return in_precision(loss, self.options.precision, device_of(self.model))
 
-    def _check_finite(self, losses: Tensor, stored: dict[str, Stored], row: int) -> None:
-        """Nothing, when every loss and gradient of the batch starting at `row` is finite.
+    def _check_finite(self, made: IndexRows, row: int) -> None:
+        """Nothing, when every loss and gradient of the window starting at `row` is finite.
 
         Raises:
             ValueError: naming rows and layers.
         """
-        sums = {
-            name: x.sum((1, 2)) if isinstance(x, Tensor) else x[0].sum((1, 2)) + x[1].sum((1, 2))
-            for name, x in stored.items()
-        }
-        finite = torch.isfinite(torch.stack([losses.float(), *sums.values()])).all(0)  # [B]
-        if bool(finite.all()):
+        bad, layers = made.not_finite()
+        if not bad:
             return
-        rows = [row + int(i) for i in (~finite).nonzero().flatten()]
-        names = rows if self.ids is None else [self.ids[i] for i in rows]
-        layers = [name for name, value in sums.items() if not bool(torch.isfinite(value).all())]
+        names = [row + i if self.ids is None else self.ids[row + i] for i in bad]
         raise ValueError(
-            f"{len(rows)} examples have a loss or gradient that is not finite: ids {names[:5]}, layers {layers[:5]}; "
+            f"{len(bad)} examples have a loss or gradient that is not finite: ids {names[:5]}, layers {layers[:5]}; "
             "check these rows' inputs and the model's weights"
         )
-
-
-def _rows(stored: Stored, rows: list[int]) -> Stored:
-    """Some rows of what is stored of one layer."""
-    return stored[rows] if isinstance(stored, Tensor) else (stored[0][rows], stored[1][rows])
-
-
-def _joined(parts: list[Stored], window: Window) -> Stored:
-    """What is stored of one layer, from the pieces of a window."""
-    if isinstance(parts[0], Tensor):
-        return window.in_order([part for part in parts if isinstance(part, Tensor)])
-    return window.in_order([part[0] for part in parts]), window.in_order([part[1] for part in parts])
 
 
 def shapes_of(seen: Probe) -> list[Shape]:

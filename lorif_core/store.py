@@ -26,14 +26,14 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from lorif_core.atomic import write_bytes, write_tensors
-from lorif_core.blocks import Block, Stored
-from lorif_core.codecs import decode, encode, row_bytes
+from lorif_core.blocks import Block
+from lorif_core.codecs import decode, row_bytes
 from lorif_core.digests import ExampleDigest
 from lorif_core.errors import StoreError
 from lorif_core.integrity import check_once, missing, read_checked, word_sum
-from lorif_core.manifest import MANIFEST, SHARDS, Manifest, ShardEntry, Span, read_manifest
+from lorif_core.manifest import Manifest, ShardEntry, Span, read_manifest
 from lorif_core.objectives import Batch, batch_rows
-from lorif_core.remote import checkout, publish
+from lorif_core.remote import checkout
 
 SHARD_BYTES = 64 * 2**20
 Ids = list[str] | list[int]
@@ -128,84 +128,6 @@ class FactorStore:
             if path.exists():
                 raise
             raise StoreError(missing(path)) from None
-
-
-class StoreWriter:
-    """Appends rows of factors; closes a shard at every `shard_rows`, and lists it in the manifest once it is on disk."""
-
-    def __init__(self, path: Path, manifest: Manifest, shard_rows: int, name: str = MANIFEST) -> None:
-        """Continue the store of `manifest` at `path`, whose file there is `name`."""
-        self.path, self.manifest, self.shard_rows, self.name = path, manifest, shard_rows, name
-        (path / SHARDS).mkdir(parents=True, exist_ok=True)
-        self._rows: list[dict[str, Tensor]] = []
-        self._energies: list[dict[str, Tensor]] = []
-        self._pending = 0
-        self._digest = ExampleDigest()
-
-    @property
-    def finished(self) -> int:
-        """Rows in finished shards."""
-        return self.manifest.examples
-
-    def append(
-        self, gradients: dict[str, Stored], energies: dict[str, Tensor], losses: Tensor, batch: Batch, skip: int
-    ) -> None:
-        """Add the rows of one batch from `skip` on; writes every shard that becomes full.
-
-        Args:
-            gradients: of each layer, as they are stored.
-            energies: squared norms [B] of each layer's gradients before factoring and coding.
-            losses: [B].
-            batch: what they were made from.
-            skip: rows already written.
-        """
-        size = batch_rows(batch)
-        rows = {
-            f"{name}.{layer.name}": tensor
-            for layer in self.manifest.layers
-            for name, tensor in encode(layer, gradients[layer.name], self.manifest.bits).items()
-        }
-        rows["loss"] = losses.to("cpu", torch.float32)
-        while skip < size:
-            stop = min(size, skip + self.shard_rows - self._pending)
-            self._rows.append({name: tensor[skip:stop] for name, tensor in rows.items()})
-            self._energies.append(
-                {name: energy[skip:stop].to("cpu", torch.float64) for name, energy in energies.items()}
-            )
-            self._digest.update(batch, skip, stop)
-            self._pending += stop - skip
-            skip = stop
-            if self._pending == self.shard_rows:
-                self.flush()
-
-    def close(self, ids: Ids | None) -> Manifest:
-        """Write the last shard and the ids; the store is then complete.
-
-        Raises:
-            StoreError: there are no rows, or not as many ids as rows.
-        """
-        self.flush()
-        if not self.finished:
-            raise StoreError("the loader gave no examples: nothing to index")
-        if ids is not None:
-            if len(ids) != self.finished:
-                raise StoreError(f"expected one id a training example: got {len(ids)} ids for {self.finished} examples")
-            self.manifest = write_ids(self.path, self.manifest, ids)
-        self.manifest = self.manifest.with_(complete=True)
-        self.manifest.write(self.path)
-        return self.manifest
-
-    def flush(self) -> None:
-        """Write the rows that are waiting, if any, as a shard."""
-        if not self._pending:
-            return
-        tensors = {name: torch.cat([part[name] for part in self._rows]) for name in self._rows[0]}
-        energy = {name: float(torch.cat([part[name] for part in self._energies]).sum()) for name in self._energies[0]}
-        spans = [Span(self._pending, self._digest.take())]
-        self.manifest = write_shard(self.path, self.manifest, tensors, spans, energy)
-        self.manifest.write(self.path, self.name)
-        publish(self.path)
-        self._rows, self._energies, self._pending = [], [], 0
 
 
 def write_shard(
