@@ -33,6 +33,12 @@ POINTER = ir.PointerType()
 INTS, VECTOR = ir.VectorType(INT, LANES), ir.VectorType(FLOAT, LANES)
 FUSED = ("contract",)
 """A product and a sum may be one instruction."""
+HALVES = (
+    ([0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]),
+    ([0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15]),
+    ([0, 8, 2, 10, 4, 12, 6, 14], [1, 9, 3, 11, 5, 13, 7, 15]),
+)
+"""Of two vectors, what is added to what until each lane is the sum of one of eight vectors, in their order."""
 Value = Any
 """Of `llvmlite.ir`, which has no types."""
 
@@ -83,7 +89,7 @@ def factors(d1: int, d2: int, rank: int, bits: int, chunk: int) -> Kernel:
         row_bytes = [rank * size, 2 * rank]
         begins = [8 * size // bits * i for i in range(rank)]
         columns = [(Numbers(0, d1, bits, begin), Numbers(0, d2, bits, begin + d1)) for begin in begins]
-    code = _Code(row_bytes, min(d1, d2) * -(-max(d1, d2) // LANES), SUMS // wide, chunk)
+    code = _Code(row_bytes, min(d1, d2) * -(-max(d1, d2) // LANES), min(SUMS // wide, LANES), chunk)
     ordered = [sides if d1 <= d2 else sides[::-1] for sides in columns]
     return code.finish(lambda rows: code.factors(ordered, rows, wide))
 
@@ -222,34 +228,37 @@ class _Code:
         product = self.at.fmul(a, b, flags=FUSED)
         self.at.store(self.at.fadd(self.at.load(total, typ=VECTOR), product, flags=FUSED), total)
 
-    def add_score(self, row: int, vector: Value, scale: Value | None) -> None:
-        """Add a vector's sum, times the scale, to the row's score."""
-        for half in (4, 2, 1):
-            turned = INTS([(i + half) % LANES for i in range(LANES)])
-            vector = self.at.fadd(vector, self.at.shuffle_vector(vector, vector, turned))
-        found = self.at.extract_element(vector, INT(0))
-        if scale is not None:
-            found = self.at.fmul(found, scale)
-        score = self.address(
-            self.scores, self.at.mul(self.at.add(self.at.load(self.row, typ=LONG), LONG(row)), LONG(4))
-        )
-        self.at.store(self.at.fadd(self.at.load(score, typ=FLOAT), found), score)
+    def add_scores(self, sums: Sequence[Value]) -> None:
+        """Add up each row's vector, halves of two rows side by side, and that to the rows' scores: at most 8 rows."""
+        zero = ir.Constant(VECTOR, None)
+        rows = [self.at.load(total, typ=VECTOR) for total in sums] + [zero] * (LANES - len(sums))
+        for first, second in HALVES:
+            half = len(rows) // 2
+            rows = [
+                self.at.fadd(self.at.shuffle_vector(a, b, INTS(first)), self.at.shuffle_vector(a, b, INTS(second)))
+                for a, b in zip(rows[:half], rows[half:], strict=True)
+            ]
+        found = self.at.shuffle_vector(rows[0], zero, ir.VectorType(INT, len(sums))(list(range(len(sums)))))
+        place = self.address(self.scores, self.at.mul(self.at.load(self.row, typ=LONG), LONG(4)))
+        self.at.store(self.at.fadd(self.at.load(place, align=4, typ=found.type), found), place, align=4)
 
     def spacing(self, row: int, group: int) -> Value:
-        """The bfloat16 scale of one of a row's groups: of the second tensor, where numbers are coded."""
+        """The bfloat16 scale of one of a row's groups in every lane: of the second tensor, where numbers are coded."""
         word = self.at.load(self.place(1, row, 2 * group), align=1, typ=HALF)
-        return self.at.bitcast(self.at.shl(self.at.zext(word, INT), INT(16)), FLOAT)
+        return self.splat(self.at.bitcast(self.at.shl(self.at.zext(word, INT), INT(16)), FLOAT))
 
     def factors(self, columns: Sequence[Sequence[Numbers]], rows: int, wide: int) -> None:
         """Some rows' scores: the sum over j of v[j] sum over k of query[k, j] u[k], `wide` vectors of j at a time."""
         short, long = columns[0]
+        coded = short.bits not in FLOATS
+        totals = [self.variable(VECTOR) for _ in range(rows)]
         scratch = self.variable(VECTOR, rows * short.vectors)  # [rows, k]: u, to be taken number by number
         for i, (u, v) in enumerate(columns):
             for row in range(rows):
                 for t in range(short.vectors):
                     place = self.at.gep(scratch, [LONG(row * short.vectors + t)])
                     self.at.store(self.vector(u, row, t), place)
-            parts = [self.variable(VECTOR) for _ in range(rows)]
+            parts = [self.variable(VECTOR) for _ in range(rows)] if coded else totals
             for first in range(0, long.vectors, wide):
                 chosen = range(first, min(first + wide, long.vectors))
                 sums = {(row, t): self.variable(VECTOR) for row in range(rows) for t in chosen}
@@ -266,11 +275,10 @@ class _Code:
                             self.add_product(sums[row, t], query, self.splat(number))
                 for (row, t), total in sums.items():
                     self.add_product(parts[row], self.at.load(total, typ=VECTOR), self.vector(v, row, t))
-            for row, part in enumerate(parts):
-                coded = u.bits not in FLOATS
-                scale = self.spacing(row, i) if coded else None
-                squared = self.at.fmul(scale, scale) if coded else None
-                self.add_score(row, self.at.load(part, typ=VECTOR), squared)
+            for row in range(rows if coded else 0):
+                scale = self.spacing(row, i)
+                self.add_product(totals[row], self.at.load(parts[row], typ=VECTOR), self.at.fmul(scale, scale))
+        self.add_scores(totals)
 
     def whole(self, numbers: Numbers, rows: int) -> None:
         """Some rows' scores: the sum over D of query[p] x[p]."""
@@ -290,9 +298,9 @@ class _Code:
             add(self.at.load(counter, typ=LONG), LANES)
         if numbers.count % LANES:
             add(LONG(full), numbers.count % LANES)
-        for row, total in enumerate(sums):
-            scale = None if numbers.bits in FLOATS else self.spacing(row, 0)
-            self.add_score(row, self.at.load(total, typ=VECTOR), scale)
+        for row in range(0 if numbers.bits in FLOATS else rows):
+            self.at.store(self.at.fmul(self.at.load(sums[row], typ=VECTOR), self.spacing(row, 0)), sums[row])
+        self.add_scores(sums)
 
 
 def _all(value: float) -> Value:

@@ -27,7 +27,8 @@ from lorif_core.shards import Shard
 log = logging.getLogger(__name__)
 
 FEW_QUERIES = 12
-"""Up to here these kernels are faster than a dense product for all queries at once."""
+"""Up to here every kernel is faster than a dense product for all queries at once; one of single-column factors always is,
+doing no more multiplications at about the same rate, and making no dense rows."""
 CHUNK = 2**18
 """Bytes that are read at a time, to be still in the core's cache when they are decoded."""
 LONGEST = 1024
@@ -81,7 +82,9 @@ class Kernel:
 
 
 def prepare(layer: LayerEntry, bits: int, queries: Tensor) -> Kernel | None:
-    """The kernel for queries [Q, d1, d2], float32; None where the layer is too large for one."""
+    """The kernel for queries [Q, d1, d2], float32; None where the layer is too large for one, or torch is faster."""
+    if layer.rank != 1 and len(queries) > FEW_QUERIES:
+        return None
     if layer.rank > HIGHEST_RANK or layer.rank * max(layer.d1, layer.d2) > LONGEST:
         return None
     from lorif_core.kernel_code import LANES

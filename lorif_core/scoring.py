@@ -126,8 +126,7 @@ def _plan(
     """The layers' contractions on the device and in the precision of `where`."""
     bits = store.manifest.bits
     compiled = (
-        len(queries) <= kernels.FEW_QUERIES
-        and queries.preconditioned
+        queries.preconditioned
         and where.device.type == "cpu"
         and where.dtype == torch.float32
         and len(store) * sum(layer.numbers for layer in layers) >= KERNEL_NUMBERS
