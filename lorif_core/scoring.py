@@ -94,8 +94,8 @@ class _Layer:
     queries: Tensor
     inverse: PrimalInverse | None
     """Applied to the rows, where the queries were not preconditioned."""
-    kernel: kernels.Array | None
-    """The queries as the compiled kernels want them, where those are used."""
+    kernel: kernels.Kernel | None
+    """What contracts them, where one is compiled."""
 
     @property
     def rows(self) -> int:
@@ -104,20 +104,12 @@ class _Layer:
         numbers = self.entry.numbers if factored else self.entry.size
         return max(1, min(BLOCK_NUMBERS // numbers, max(LEAST_ROWS, CACHE_NUMBERS // numbers)))
 
-    def add_scores(self, shard: Shard, start: int, total: Tensor) -> None:
+    def add_scores(self, shard: Shard, start: int, total: Tensor, memory: Tensor) -> None:
         """Add the products of a shard's rows start, start + 1, ... to `total` [Q, n]."""
-        stop = start + total.shape[1]
         if self.kernel is not None:
-            rows = max(1, CACHE_NUMBERS // 2 // self.entry.numbers)
-            for first in range(start, stop, rows):
-                end = min(first + rows, stop)
-
-                def read(name: str, first: int = first, end: int = end) -> Tensor:
-                    return shard.read(f"{name}.{self.entry.name}", first, end)
-
-                part = total[:, first - start : end - start]
-                kernels.add_scores(self.entry, self.bits, read, self.kernel, part.numpy())
+            self.kernel.add_scores(shard, start, total, memory)
             return
+        stop = start + total.shape[1]
         for block in shard.blocks(self.entry, self.rows, self.bits, start, stop):
             first = block.start - shard.entry.start - start
             scores = total[:, first : first + len(block)]
@@ -134,8 +126,7 @@ def _plan(
     """The layers' contractions on the device and in the precision of `where`."""
     bits = store.manifest.bits
     compiled = (
-        len(queries) <= kernels.FEW_QUERIES
-        and queries.preconditioned
+        queries.preconditioned
         and where.device.type == "cpu"
         and where.dtype == torch.float32
         and len(store) * sum(layer.numbers for layer in layers) >= KERNEL_NUMBERS
@@ -164,6 +155,7 @@ def stream_scores(
         where: a tensor of the device and precision to compute on and in.
     """
     planned = _plan(store, layers, queries, inverses, where)
+    size = max((layer.kernel.memory for layer in planned if layer.kernel is not None), default=0)
     with workers(where.device) as pool, closing(stream(store)) as shards:
 
         def jobs() -> Iterator[tuple[Shard, int, int]]:
@@ -174,8 +166,9 @@ def stream_scores(
         def score(job: tuple[Shard, int, int]) -> tuple[int, Tensor]:
             shard, start, stop = job
             total = where.new_zeros(len(queries), stop - start)
+            memory = torch.empty(size, dtype=torch.uint8)
             for layer in planned:
-                layer.add_scores(shard, start, total)
+                layer.add_scores(shard, start, total, memory)
             return shard.entry.start + start, total
 
         with closing(pool.map(score, jobs())) as parts:

@@ -1,7 +1,7 @@
 """Shards in index order, the next ones on their way from the disk while this one is used.
 
-Rows are read into small fresh buffers that stay in cache until they are decoded. Mapping the files instead costs more,
-page by page, than this copy does; and a file that shrinks is an error here, where it would kill a process that mapped it.
+Rows are read into small buffers that stay in cache until they are decoded. Mapping the files instead costs, page by page,
+what this copy does; and a file that shrinks is an error here, where it would kill a process that mapped it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Shard:
     def __init__(self, path: Path, entry: ShardEntry, descriptor: int, tensors: dict[str, Stored]) -> None:
         """Use `open_shard`. The file is closed when nothing refers to the shard any more."""
         self.entry, self.tensors = entry, tensors
-        self._path, self._descriptor = path, descriptor
+        self.path, self.descriptor = path, descriptor
         weakref.finalize(self, os.close, descriptor)
 
     def __len__(self) -> int:
@@ -65,10 +65,14 @@ class Shard:
             StoreError: the file ends before them.
         """
         stored = self.tensors[name]
-        size = stored.row_bytes
-        buffer = torch.empty((stop - start) * size, dtype=torch.uint8)
-        _read_into(self._path, self._descriptor, buffer.numpy().data, stored.offset + start * size)
+        buffer = torch.empty((stop - start) * stored.row_bytes, dtype=torch.uint8)
+        _read_into(self.path, self.descriptor, buffer.numpy().data, self.offset(name, start))
         return buffer.view(stored.dtype).view(stop - start, *stored.shape[1:])
+
+    def offset(self, name: str, row: int) -> int:
+        """Where in the file a row of one tensor begins."""
+        stored = self.tensors[name]
+        return stored.offset + row * stored.row_bytes
 
     def blocks(
         self, layer: LayerEntry, rows: int, bits: int, start: int = 0, stop: int | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -107,6 +108,7 @@ def test_every_route_gives_the_scores_of_the_decoded_rows(
     found = inverses(store)
     monkeypatch.setattr(scoring, "CACHE_NUMBERS", 300)
     monkeypatch.setattr(scoring, "LEAST_ROWS", 3)
+    monkeypatch.setattr(kernels, "CHUNK", 500)
     for count in (1, 3, 30, ROWS + 1):
         gradients = queries_of(store, count)
         expected = brute_force(store, gradients, found)
@@ -191,6 +193,38 @@ def test_a_shard_lost_after_opening_is_named_where_it_would_have_come(damage: st
     with pytest.raises(StoreError, match=lost.name):
         top_k(store, Queries(queries_of(store, 1), True), found, 2, True, CPU, lambda done: None)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("lorif")]
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.6, 1.0])
+def test_a_kernel_names_the_file_that_shrinks_under_it(keep: float, tmp_path: Path) -> None:
+    """Rows it could read are scored as ever; where the file ends before them, an error says so."""
+    store = index(tmp_path, 1, 16, rows=SHARD)
+    (shard,) = shards.stream(store)
+    layer = store.manifest.layers[0]
+    kernel = kernels.prepare(layer, 16, queries_of(store, 2)[layer.name])
+    assert kernel is not None
+    scores, memory = torch.zeros(2, SHARD), torch.empty(kernel.memory, dtype=torch.uint8)
+    kernel.add_scores(shard, 0, scores, memory)
+    os.truncate(shard.path, int(keep * shard.entry.bytes))
+    again = torch.zeros(2, SHARD)
+    if keep == 1:
+        kernel.add_scores(shard, 0, again, memory)
+        assert torch.equal(scores, again)
+    else:
+        with pytest.raises(StoreError, match=rf"{shard.path.name} ends after \d+ bytes"):
+            kernel.add_scores(shard, 0, again, memory)
+
+
+def test_layers_too_large_for_a_kernel_are_scored_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside those that have one, in one pass."""
+    store = index(tmp_path, 2, 16)
+    found, gradients = inverses(store), queries_of(store, 2)
+    monkeypatch.setattr(kernels, "LONGEST", 2 * 16)
+    monkeypatch.setattr(scoring, "KERNEL_NUMBERS", 0)
+    made = [kernels.prepare(layer, 16, gradients[layer.name]) for layer in store.manifest.layers]
+    assert {kernel is None for kernel in made} == {True, False}
+    scores = all_scores(store, prepared(gradients, found, len(store)), found, CPU, lambda done: None)
+    close(scores, brute_force(store, gradients, found))
 
 
 def test_the_next_shards_are_opened_before_they_are_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
