@@ -133,14 +133,14 @@ def _curvature_bytes(layer: LayerEntry, examples: int, options: CurvatureOptions
         return 24 * examples**2
     if min(layer.size, examples) <= GRAM_SIDE:
         return 32 * layer.size**2
-    return 16 * layer.size * (options.curvature_rank + OVERSAMPLING)
+    return 16 * layer.size * (options.rank + OVERSAMPLING)
 
 
 def _curvature_flops(layer: LayerEntry, examples: int, options: CurvatureOptions) -> float:
     """Multiplications and additions of the products; the eigenvectors of a Gram matrix as ten of its size."""
     side = examples if _dual(layer, examples) else layer.size
     if min(layer.size, examples) > GRAM_SIDE:
-        return 4.0 * (POWER_ITERATIONS + 2) * examples * layer.size * (options.curvature_rank + OVERSAMPLING)
+        return 4.0 * (POWER_ITERATIONS + 2) * examples * layer.size * (options.rank + OVERSAMPLING)
     products = 2.0 * examples**2 * layer.numbers if _dual(layer, examples) else 2.0 * examples * layer.size**2
     return products + 10.0 * side**3
 
