@@ -153,6 +153,18 @@ def test_an_update_reads_no_row_that_stays(tmp_path: Path, monkeypatch: pytest.M
         assert kept[layer.name] == pytest.approx(float(rows[layer.name].double().square().sum()), rel=1e-6)
 
 
+def test_what_factors_lost_is_followed_through_a_purge(tmp_path: Path) -> None:
+    """Where rows differ in size, what is left of the whole norm is that of the rows that stay, not a share of their number."""
+    options = {"projection": "identity", "factor_rank": 1}
+    one = fitted(tmp_path / "a", 120, **options)
+    name = one.store.manifest.layers[0].name
+    order = rows_of(one.store)[name].square().sum(1).argsort(descending=True)
+    one.purge([NAMES[i] for i in order[:30].tolist()])
+    gone = tuple(order[:30].tolist())
+    exact = attributor(**options).fit(part(0, 120, gone), tmp_path / "b").store.manifest.energy(name)
+    assert one.store.manifest.energy(name) == pytest.approx(exact, rel=0.02)
+
+
 def test_a_purge_may_fit_anew(tmp_path: Path) -> None:
     one = fitted(tmp_path / "a", 150, curvature_rank=5)
     one.purge(NAMES[:20], refit=True)
