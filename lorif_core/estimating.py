@@ -16,7 +16,7 @@ from lorif_core.bucketing import windows
 from lorif_core.capture import frozen
 from lorif_core.codecs import row_bytes
 from lorif_core.coverage import cover
-from lorif_core.curvature import GRAM_SIDE, OVERSAMPLING, POWER_ITERATIONS
+from lorif_core.curvature import GRAM_SIDE, OVERSAMPLING, POWER_ITERATIONS, whole_layers
 from lorif_core.factors import factorise
 from lorif_core.gradients import GradientPlan, device_of
 from lorif_core.index import Build, planned, shapes_of
@@ -91,6 +91,7 @@ def estimate(build: Build, curvature: CurvatureOptions, memory_limit: int) -> Es
     measured = options.projection not in ("identity", "rademacher")
     moments = 8 * sum(x.rows**2 + x.columns**2 for x in layers if x.size != x.rows * x.columns) if measured else 0
     size = row_bytes(layers, options.bits)
+    whole = whole_layers(layers, examples, curvature)
     sums = max((_curvature_bytes(layer, examples, curvature) for layer in layers), default=0)
     return Estimate(
         examples,
@@ -98,8 +99,9 @@ def estimate(build: Build, curvature: CurvatureOptions, memory_limit: int) -> Es
         size,
         size * examples + (matrices if measured else 0),
         seconds * examples,
-        sum(_curvature_flops(layer, examples, curvature) for layer in layers) / _matrix_rate(device),
+        sum(_curvature_flops(x, examples, curvature, x.name in whole) for x in layers) / _matrix_rate(device),
         matrices
+        + 8 * len(whole) * examples**2
         + max(moments, 3 * min(SHARD_BYTES, size * examples), max(sums, min(memory_limit, sums * len(layers)))),
         reason,
     )
@@ -136,13 +138,13 @@ def _curvature_bytes(layer: LayerEntry, examples: int, options: CurvatureOptions
     return 16 * layer.size * (options.rank + OVERSAMPLING)
 
 
-def _curvature_flops(layer: LayerEntry, examples: int, options: CurvatureOptions) -> float:
-    """Multiplications and additions of the products; the eigenvectors of a Gram matrix as ten of its size."""
+def _curvature_flops(layer: LayerEntry, examples: int, options: CurvatureOptions, whole: bool) -> float:
+    """Multiplications and additions of the products; a Cholesky factor (`whole`), or the eigenvectors, of a Gram matrix."""
     side = examples if _dual(layer, examples) else layer.size
     if min(layer.size, examples) > GRAM_SIDE:
         return 4.0 * (POWER_ITERATIONS + 2) * examples * layer.size * (options.rank + OVERSAMPLING)
     products = 2.0 * examples**2 * layer.numbers if _dual(layer, examples) else 2.0 * examples * layer.size**2
-    return products + 10.0 * side**3
+    return products + (1 / 3 if whole else 10.0) * side**3
 
 
 def _matrix_rate(device: torch.device) -> float:
