@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 
 class Section(BaseModel):
@@ -114,7 +114,10 @@ class IndexSection(Section):
         default=4, ge=1, description="How many times a layer's input and output sides shrink."
     )
     factor_rank: int = Field(default=1, ge=1, description="Rank kept of one row's gradient in one layer.")
-    curvature_rank: int = Field(default=256, ge=1, description="Rank of the truncated SVD of the stacked gradients.")
+    curvature_rank: PositiveInt | Literal["auto"] = Field(
+        default="auto",
+        description="Rank of the truncated SVD of the stacked gradients; auto: 256, or all of them where that is cheaper.",
+    )
     damping: PositiveFloat | Literal["auto"] = Field(
         default=0.5, description="Damping as a multiple of what damping_rule measures, or auto: chosen for each layer."
     )

@@ -5,14 +5,15 @@ Axes: N training examples, D = d1 d2 a layer's flattened gradient, r curvature r
 H = V_r S_r^2 V_r^T + lambda I over the gradients G [N, D] as stored (papers/lorif.md 5 and 6; what is made of it:
 `lorif_core.inverse`). Three routes to V and S, chosen by size: the eigenvectors of G^T G where D is small, of G G^T (from
 inner products, V never formed) where N is, a randomized SVD otherwise. The first takes one pass over the shards, for all
-layers that fit in memory together; the last takes five.
+layers that fit in memory together; the last takes five. Where every direction is wanted of a layer whose G G^T is small, there
+is no SVD: its inverse is a Cholesky factor, which costs less than the largest directions, and less to make than to keep.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from lorif_core.blocks import Block
 from lorif_core.damping import SAMPLE, Sampled, chosen_damping, damping_of, evenly_spaced, lost_damping
-from lorif_core.inverse import DualInverse, LayerInverse, PrimalInverse
+from lorif_core.inverse import DualInverse, KernelInverse, LayerInverse, PrimalInverse
 from lorif_core.manifest import LayerEntry
 from lorif_core.options import AUTO, CurvatureOptions
 from lorif_core.passes import Gram, RandomizedSVD, Sum, Trace, groups, run
@@ -40,6 +41,12 @@ BLOCK_NUMBERS = 2**24
 """Floats of one dense block of gradients: 64 MB."""
 BLOCK_ROWS = 1024
 """Of a block: few enough for its float32 sums, enough for a fast product."""
+KERNEL_BYTES = 2**28
+"""Of all Cholesky factors of an index, held for its queries and made whenever it is opened: about a second of one core."""
+KERNEL_NUMBERS = 4096
+"""Of an example's layer, times its rank c: what a dot product of two of them costs then."""
+DUAL_BYTES = 24
+"""Of the dual form, N^2 times: K, a copy of it and what its eigenvectors are found in."""
 MEMORY_LIMIT = 2**30
 """Bytes of the sums held at once, unless told otherwise."""
 
@@ -67,8 +74,12 @@ def fit_curvature(
     layers, begin = store.manifest.layers, time.perf_counter()
     found: dict[str, LayerInverse] = {}
     sums: list[Sum] = []
+    whole = whole_layers(layers, len(store), options)
     for number, layer in enumerate(layers):
-        if len(store) < layer.size and len(store) <= GRAM_SIDE:
+        if layer.name in whole:
+            progress("curvature", len(found), len(layers))
+            found[layer.name] = _fit_whole(store, layer, options, device)
+        elif is_dual(layer, len(store), memory_limit):
             progress("curvature", len(found), len(layers))
             found[layer.name] = _fit_dual(store, layer, options, number, device)
         else:
@@ -93,6 +104,28 @@ def fit_curvature(
     return {layer.name: found[layer.name] for layer in layers}
 
 
+def is_dual(layer: LayerEntry, examples: int, memory_limit: int) -> bool:
+    """Whether a layer's curvature follows from the dot products of its few rows."""
+    return examples < layer.size and examples <= GRAM_SIDE and DUAL_BYTES * examples**2 <= memory_limit
+
+
+def whole_layers(layers: Sequence[LayerEntry], examples: int, options: CurvatureOptions) -> set[str]:
+    """The layers whose inverse has every direction, as a `KernelInverse`: all that may have one, or none.
+
+    A layer may where rank r leaves none of its N < D directions out, or is left to the engine, and where two of its rows are
+    quickly multiplied; all do where their factors fit in `KERNEL_BYTES`.
+    """
+    every = options.curvature_rank == AUTO or options.rank >= examples
+    found = {x.name for x in layers if examples < x.size and max(x.rank, 1) * x.numbers <= KERNEL_NUMBERS}
+    return found if every and len(found) * 8 * examples**2 <= KERNEL_BYTES else set()
+
+
+def kernel_inverses(store: FactorStore, damping: dict[str, float], device: torch.device) -> dict[str, LayerInverse]:
+    """The `KernelInverse` of each layer in `damping`, from its rows."""
+    layers = [layer for layer in store.manifest.layers if layer.name in damping]
+    return {x.name: KernelInverse.of(_kernel(_Stream(store, x, device), len(store)), damping[x.name]) for x in layers}
+
+
 def _block_rows(layer: LayerEntry) -> int:
     """Rows of a block: its dense form has at most `BLOCK_NUMBERS` numbers, a little one stays in cache."""
     return max(1, min(BLOCK_NUMBERS // layer.size, BLOCK_ROWS))
@@ -106,7 +139,7 @@ def _passes(together: list[list[Sum]]) -> str:
 def _rank(options: CurvatureOptions, layer: LayerEntry, examples: int) -> tuple[int, int]:
     """(directions kept, directions computed): the paper's damping averages over the oversampled ones too."""
     limit = min(layer.size, examples)
-    rank = min(options.curvature_rank, limit)
+    rank = min(options.rank, limit)
     return rank, min(rank + OVERSAMPLING, limit)
 
 
@@ -133,8 +166,30 @@ def _inverse(store: FactorStore, options: CurvatureOptions, one: Sum) -> LayerIn
     elif one.trace and isinstance(one, RandomizedSVD):
         vectors, values = one.vectors, one.values
     kept = vectors[:, :rank].contiguous()
-    lam = _damping(store, layer, options, one.trace, values, lambda: _Stream(store, layer, device).sample(kept))
-    return PrimalInverse(kept, values[:rank].contiguous(), lam)
+    top = values[:rank].contiguous()
+    lam = _damping(
+        store,
+        layer,
+        options,
+        one.trace,
+        _mean(values, computed),
+        lambda: (_Stream(store, layer, device).sample(kept), top),
+    )
+    return PrimalInverse(kept, top, lam, one.trace)
+
+
+def _fit_whole(store: FactorStore, layer: LayerEntry, options: CurvatureOptions, device: torch.device) -> LayerInverse:
+    """The inverse of a layer with fewer rows than numbers, with all of its directions."""
+    kernel = _kernel(_Stream(store, layer, device), len(store))
+    trace = float(kernel.trace())
+
+    def sample() -> tuple[Sampled, Tensor]:
+        rows = evenly_spaced(len(store), SAMPLE).to(device)
+        values, vectors = torch.linalg.eigh(kernel)
+        values = values.clamp_min(0)
+        return Sampled(kernel[rows][:, rows], vectors[rows] * values.sqrt(), True), values
+
+    return KernelInverse.of(kernel, _damping(store, layer, options, trace, trace / len(store), sample))
 
 
 def _fit_dual(
@@ -147,18 +202,19 @@ def _fit_dual(
 
     if trace == 0 or (rank == 0 and options.damping_rule != "paper"):
         vectors, values = torch.zeros(layer.size, 0, device=device), torch.zeros(0, device=device)
-        lam = _damping(store, layer, options, trace, values, lambda: stream.sample(vectors))
-        return PrimalInverse(vectors, values, lam)
+        lam = _damping(store, layer, options, trace, 0.0, lambda: (stream.sample(vectors), values))
+        return PrimalInverse(vectors, values, lam, trace)
     kernel = _kernel(stream, examples)
     weights, coordinates, values, outside = _dual(kernel, computed, rank, options.seed + number)
 
-    def sample() -> Sampled:
-        rows = evenly_spaced(examples, SAMPLE).to(kernel.device)
-        return Sampled(kernel[rows][:, rows], coordinates[rows].double(), not bool(outside.any()))
+    top = values[:rank]
 
-    return DualInverse(
-        weights, coordinates, values[:rank], outside, _damping(store, layer, options, trace, values, sample)
-    )
+    def sample() -> tuple[Sampled, Tensor]:
+        rows = evenly_spaced(examples, SAMPLE).to(kernel.device)
+        return Sampled(kernel[rows][:, rows], coordinates[rows].double(), not bool(outside.any())), top
+
+    lam = _damping(store, layer, options, trace, _mean(values, computed), sample)
+    return DualInverse(weights, coordinates, top, outside, lam)
 
 
 @dataclass(frozen=True)
@@ -191,19 +247,31 @@ def _damping(
     layer: LayerEntry,
     options: CurvatureOptions,
     trace: float,
-    values: Tensor,
-    sample: Callable[[], Sampled],
+    mean: float,
+    sample: Callable[[], tuple[Sampled, Tensor]],
 ) -> float:
-    """Lambda of a layer from its computed squared singular values; `sample` is asked only where it is to be chosen."""
+    """Lambda of a layer.
+
+    Args:
+        store: the index.
+        layer: one of its.
+        options: the rule, or `auto`.
+        trace: of G^T G.
+        mean: of the computed squared singular values.
+        sample: some rows and the squared singular values kept, asked only where lambda is to be chosen.
+    """
     examples = len(store)
-    rank, computed = _rank(options, layer, examples)
     if options.damping != AUTO:
-        mean = float(values.double().sum()) / max(computed, 1)
         return damping_of(options, trace, examples, layer.size, mean)
     if trace == 0 or examples == 1:  # nothing to choose by: H^-1 = I, or an example that has no others
         return trace or 1.0
-    best = chosen_damping(sample(), values[:rank], examples, trace / examples)
+    best = chosen_damping(*sample(), examples, trace / examples)
     return best + lost_damping(store.manifest.energy(layer.name), trace, examples, layer.size)
+
+
+def _mean(values: Tensor, computed: int) -> float:
+    """Of the computed squared singular values, those that are zero and not listed included."""
+    return float(values.double().sum()) / max(computed, 1)
 
 
 def _kernel(stream: _Stream, examples: int) -> Tensor:
@@ -215,7 +283,9 @@ def _kernel(stream: _Stream, examples: int) -> Tensor:
             if other.start >= one.start:
                 columns = slice(other.start, other.start + len(other))
                 part = double.inner_products(other.to(stream.device, torch.float64))  # [n, m]
-                kernel[rows, columns], kernel[columns, rows] = part, part.T
+                kernel[rows, columns] = part
+                if other.start > one.start:
+                    kernel[columns, rows] = part.T
     return kernel
 
 

@@ -16,7 +16,15 @@ from lorif_core.bucketing import windows
 from lorif_core.capture import frozen
 from lorif_core.codecs import row_bytes
 from lorif_core.coverage import cover
-from lorif_core.curvature import EXACT_SIDE, GRAM_SIDE, OVERSAMPLING, POWER_ITERATIONS
+from lorif_core.curvature import (
+    DUAL_BYTES,
+    EXACT_SIDE,
+    GRAM_SIDE,
+    OVERSAMPLING,
+    POWER_ITERATIONS,
+    is_dual,
+    whole_layers,
+)
 from lorif_core.gradients import GradientPlan, device_of
 from lorif_core.index import Build, planned, shapes_of
 from lorif_core.layers import Layer, OneHotRule
@@ -36,6 +44,8 @@ TIMED = 2
 """Windows of batches that are run to be timed, after one that warms up."""
 SIDE = 512
 """Of the matrices whose product is timed."""
+SAMPLES = 5
+"""Products timed for the matrix rate."""
 
 
 @dataclass(frozen=True)
@@ -94,17 +104,20 @@ def estimate(build: Build, curvature: CurvatureOptions, memory_limit: int) -> Es
     measured = options.projection not in ("identity", "rademacher")
     moments = sum(_moment_bytes(layer) for layer in attributed) if measured else 0
     size = row_bytes(layers, options.bits)
-    fitted = () if options.projection in PRECONDITIONED else layers
+    fitted = [] if options.projection in PRECONDITIONED else layers
+    whole = whole_layers(fitted, examples, curvature)
     sums = max((_curvature_bytes(layer, examples, curvature, memory_limit) for layer in fitted), default=0)
-    kept = sum(_kept_bytes(layer, examples, curvature) for layer in fitted)
+    kept = sum(_kept_bytes(x, examples, curvature, memory_limit) for x in fitted if x.name not in whole)
     return Estimate(
         examples,
         len(layers),
         size,
         size * examples + (matrices if measured else 0) + kept,
         seconds * examples,
-        sum(_curvature_flops(layer, examples, curvature, memory_limit) for layer in fitted) / _matrix_rate(device),
+        sum(_curvature_flops(x, examples, curvature, memory_limit, x.name in whole) for x in fitted)
+        / _matrix_rate(device),
         matrices
+        + 8 * len(whole) * examples**2
         + max(moments, 3 * min(SHARD_BYTES, size * examples), max(sums, min(memory_limit, sums * len(fitted)))),
         reason,
     )
@@ -132,45 +145,45 @@ def _moment_bytes(layer: Layer) -> int:
     return 8 * (inputs + layer.columns**2)
 
 
-def _dual(layer: LayerEntry, examples: int) -> bool:
-    return examples < layer.size and examples <= GRAM_SIDE
-
-
 def _gram(layer: LayerEntry, examples: int, memory_limit: int) -> bool:
     return layer.size <= min(examples, GRAM_SIDE) and Gram.needs(layer) <= memory_limit
 
 
 def _curvature_bytes(layer: LayerEntry, examples: int, options: CurvatureOptions, memory_limit: int) -> int:
     """Of one layer's sums and what its directions are found in, as `lorif_core.curvature` holds them."""
-    if _dual(layer, examples):
-        return 24 * examples**2
+    if is_dual(layer, examples, memory_limit):
+        return DUAL_BYTES * examples**2
     if _gram(layer, examples, memory_limit):
         return Gram.needs(layer)
-    return RandomizedSVD.needs(layer, options.curvature_rank + OVERSAMPLING)
+    return RandomizedSVD.needs(layer, options.rank + OVERSAMPLING)
 
 
-def _kept_bytes(layer: LayerEntry, examples: int, options: CurvatureOptions) -> int:
+def _kept_bytes(layer: LayerEntry, examples: int, options: CurvatureOptions, memory_limit: int) -> int:
     """Of one layer's inverse on disk."""
-    rank = min(options.curvature_rank, layer.size, examples)
-    if not _dual(layer, examples) or not rank:
+    rank = min(options.rank, layer.size, examples)
+    if not is_dual(layer, examples, memory_limit) or not rank:
         return 4 * rank * (layer.size + 1)  # V, S^2
     number = 8 if examples <= EXACT_SIDE else 4
     return number * (2 * rank * examples + rank + examples)  # M, C, S^2, outside
 
 
-def _curvature_flops(layer: LayerEntry, examples: int, options: CurvatureOptions, memory_limit: int) -> float:
-    """Multiplications and additions of the products; the eigenvectors of a Gram matrix as ten of its size."""
-    if _dual(layer, examples):
-        return 2.0 * examples**2 * layer.numbers + 10.0 * examples**3
+def _curvature_flops(
+    layer: LayerEntry, examples: int, options: CurvatureOptions, memory_limit: int, whole: bool
+) -> float:
+    """Multiplications and additions of the products; a Cholesky factor (`whole`), or the eigenvectors, of a Gram matrix."""
+    if whole or is_dual(layer, examples, memory_limit):
+        return 2.0 * examples**2 * layer.numbers + (1 / 3 if whole else 10.0) * examples**3
     if _gram(layer, examples, memory_limit):
         return 2.0 * examples * layer.size**2 + 10.0 * layer.size**3
-    return 4.0 * (POWER_ITERATIONS + 2) * examples * layer.size * (options.curvature_rank + OVERSAMPLING)
+    return 4.0 * (POWER_ITERATIONS + 2) * examples * layer.size * (options.rank + OVERSAMPLING)
 
 
 def _matrix_rate(device: torch.device) -> float:
-    """Float operations a second of a matrix product."""
+    """Float operations a second of a matrix product: of several, the one that was disturbed least."""
     matrix = torch.rand(SIDE, SIDE, device=device)
-    float((matrix @ matrix).sum())
-    begin = time.perf_counter()
-    float((matrix @ matrix).sum())
-    return 2.0 * SIDE**3 / (time.perf_counter() - begin)
+    best = 0.0
+    for _ in range(SAMPLES):
+        begin = time.perf_counter()
+        float((matrix @ matrix).sum())
+        best = max(best, 2.0 * SIDE**3 / (time.perf_counter() - begin))
+    return best

@@ -1,6 +1,6 @@
 """One layer's damped inverse curvature (V S^2 V^T + lambda I)^-1, in the form that suits its shape.
 
-Axes: N training examples, D = d1 d2 a layer's flattened gradient, r curvature rank, Q queries.
+Axes: N training examples, D = d1 d2 a layer's flattened gradient, r curvature rank, Q queries, K = G G^T [N, N].
 
 V [D, r] are orthonormal directions in the span of the stored gradients G [N, D], S^2 [r] the stored gradients' squared
 lengths along them, lambda > 0 the damping. With D <= N, V itself is kept and queries are preconditioned. With N < D the
@@ -9,12 +9,16 @@ matrices of N rows:
 
     G H^-1 g = (G g - C a) / lambda + C (a / (S^2 + lambda)),   a = V^T g = M^T (G g)
 
-Both are the split form, which does not round S^2 / (S^2 + lambda) to one.
+Both are the split form, which does not round S^2 / (S^2 + lambda) to one. With N < D and every direction (`KernelInverse`)
+there is no V:
+
+    G H^-1 g = (K + lambda I)^-1 (G g),   G H^-1 G^T = (K + lambda I)^-1 K = I - lambda (K + lambda I)^-1
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,6 +34,8 @@ class PrimalInverse:
     vectors: Tensor
     values: Tensor
     damping: float
+    trace: float | None = None
+    """Of G^T G, where it was just computed; kept in the manifest (`lorif_core.kept`)."""
 
     def precondition(self, gradients: Tensor) -> Tensor:
         """H^-1 g for the rows of [Q, D]; float64 inside, where g - V V^T g cancels, float32 out.
@@ -72,6 +78,11 @@ class DualInverse:
     outside: Tensor
     damping: float
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of dot products precise enough."""
+        return self.weights.dtype
+
     def scores(self, products: Tensor) -> Tensor:
         """G H^-1 g [Q, N] from the dot products G g [Q, N]; float64 inside, float32 out."""
         y, values = products.double(), self.values.double() + self.damping
@@ -87,7 +98,49 @@ class DualInverse:
         return (self.outside.double() / self.damping + (inside / (self.values.double() + self.damping)).sum(1)).float()
 
 
-LayerInverse = PrimalInverse | DualInverse
+@dataclass(frozen=True)
+class KernelInverse:
+    """H = G^T G + lambda I, every direction of it: the Cholesky factor [N, N], float64, of K + lambda I."""
+
+    factor: Tensor
+    damping: float
+
+    @classmethod
+    def of(cls, kernel: Tensor, damping: float) -> KernelInverse:
+        """From K [N, N], float64, which is overwritten.
+
+        Raises:
+            ValueError: lambda is less than the rounding errors of K, so that H cannot be inverted.
+        """
+        mean = float(kernel.diagonal().mean())
+        kernel.diagonal().add_(damping)
+        factor, failed = torch.linalg.cholesky_ex(kernel)
+        if int(failed):
+            raise ValueError(
+                f"a damping of {damping:.3g} is lost in the rounding of gradients whose mean squared norm is {mean:.3g}: "
+                "raise damping, or name a curvature_rank below the number of examples"
+            )
+        return cls(factor, damping)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of dot products precise enough."""
+        return self.factor.dtype
+
+    def scores(self, products: Tensor) -> Tensor:
+        """G H^-1 g [Q, N] from the dot products G g [Q, N]; float64 inside, float32 out."""
+        solved: Tensor = torch.cholesky_solve(products.double().T, self.factor)  # [N, N] \ [N, Q] -> [N, Q]
+        return solved.T.float()
+
+    def self_influence(self) -> Tensor:
+        """g_i^T H^-1 g_i [N] of the stored examples; float64 inside, where 1 - lambda / (lambda + |g|^2) cancels."""
+        own = torch.cholesky_inverse(self.factor).diagonal()
+        return (1 - self.damping * own).clamp_min(0).float()
+
+
+FromProducts = DualInverse | KernelInverse
+"""Turns the dot products of a query and all rows into scores."""
+LayerInverse = PrimalInverse | FromProducts
 
 
 def identities(sizes: dict[str, int], device: torch.device) -> dict[str, LayerInverse]:
@@ -97,23 +150,27 @@ def identities(sizes: dict[str, int], device: torch.device) -> dict[str, LayerIn
 
 
 def to_tensors(inverses: dict[str, LayerInverse]) -> dict[str, Tensor]:
-    """Everything but the dampings, under `<field>.<layer>`, on the CPU."""
+    """Everything but the dampings, under `<field>.<layer>`, on the CPU; nothing of a `KernelInverse`, made anew in no time."""
     return {
         f"{field}.{name}": value.cpu()
         for name, inverse in inverses.items()
         for field, value in vars(inverse).items()
-        if isinstance(value, Tensor)
+        if isinstance(value, Tensor) and not isinstance(inverse, KernelInverse)
     }
 
 
 def from_tensors(
     tensors: dict[str, Tensor], damping: dict[str, float], device: torch.device
 ) -> dict[str, LayerInverse]:
-    """The inverse of `to_tensors`, with each layer's damping."""
+    """The inverse of `to_tensors`, with each layer's damping: of the layers that it has tensors of."""
 
     def read(name: str) -> LayerInverse:
         kind = PrimalInverse if f"vectors.{name}" in tensors else DualInverse
-        fields = [field for field in kind.__dataclass_fields__ if field != "damping"]
-        return kind(**{field: tensors[f"{field}.{name}"].to(device) for field in fields}, damping=damping[name])
+        found: dict[str, Any] = {
+            field: tensors[f"{field}.{name}"].to(device)
+            for field in kind.__dataclass_fields__
+            if f"{field}.{name}" in tensors
+        }
+        return kind(**found, damping=damping[name])
 
-    return {name: read(name) for name in damping}
+    return {name: read(name) for name in damping if f"values.{name}" in tensors}

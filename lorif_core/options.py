@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeGuard, get_args
+from typing import Any, Final, Literal, TypeGuard, get_args
 
 from lorif_core.precision import Precision
 
@@ -13,9 +13,11 @@ Projection = Literal["identity", "rademacher", "pca", "kfac", "kfac_true", "whit
 PLANNED = ("projection_factor", "factor_rank", "storage", "bits")
 Storage = Literal["factors", "dense"]
 Bits = Literal[32, 16, 8, 4, 2, 1]
-AUTO = "auto"
+AUTO: Final = "auto"
 MOST_SEED = 2**32 - 1
 """Generators take 64 bits; a layer's number is added to it."""
+RANK = 256
+"""r where it is left to the engine and not every direction is taken."""
 DampingRule = Literal["mean_norm", "trace", "paper", "absolute"]
 
 
@@ -83,8 +85,10 @@ class IndexOptions:
 class CurvatureOptions:
     """How the stored gradients' second moment is approximated and damped. A change needs no new index."""
 
-    curvature_rank: int = 256
-    """r: directions of the truncated SVD of a layer's stacked gradients; more than there are means all; 0 = none."""
+    curvature_rank: int | Literal["auto"] = AUTO
+    """r: directions of the truncated SVD of a layer's stacked gradients; more than there are means all; 0 = none. "auto":
+    256, but all in layers with more numbers than the index has examples, where these are few enough for all to cost less
+    than the largest (`lorif_core.curvature.whole_layers`)."""
     damping: float | Literal["auto"] = 0.5
     """Multiplier of the rule below, or lambda itself with `absolute`; "auto": each layer's lambda is chosen from the index
     alone (`lorif_core.damping`), whatever the rule."""
@@ -94,11 +98,16 @@ class CurvatureOptions:
     seed: int = 0
     """Of the randomized SVD's start."""
 
+    @property
+    def rank(self) -> int:
+        """R as a number."""
+        return RANK if isinstance(self.curvature_rank, str) else self.curvature_rank
+
     def problems(self) -> list[str]:
         """Every option that is out of its range, one sentence each."""
         found = []
-        if not _is_integer(self.curvature_rank, 0):
-            found.append(f"curvature_rank: expected an integer >= 0, got {self.curvature_rank!r}")
+        if self.curvature_rank != AUTO and not _is_integer(self.curvature_rank, 0):
+            found.append(f"curvature_rank: expected an integer >= 0 or {AUTO!r}, got {self.curvature_rank!r}")
         if self.damping != AUTO and (not _is_number(self.damping) or not 0 < self.damping < math.inf):
             found.append(f"damping: expected a finite number > 0 or {AUTO!r}, got {self.damping!r}")
         if self.damping_rule not in get_args(DampingRule):

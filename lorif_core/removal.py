@@ -27,7 +27,7 @@ from lorif_core.blocks import Block
 from lorif_core.codecs import decode
 from lorif_core.errors import StoreError
 from lorif_core.kept import write_curvature
-from lorif_core.manifest import QUERIES, Manifest, ShardEntry, Span
+from lorif_core.manifest import QUERIES, LayerEntry, Manifest, ShardEntry, Span
 from lorif_core.remote import checkout
 from lorif_core.revisions import begin, commit
 from lorif_core.store import FactorStore, Ids, write_ids, write_shard
@@ -121,10 +121,25 @@ def _rewritten(
         stay[rows[shard.file]] = False
         if bool(stay.any()):
             with store.opened(shard) as file:
-                tensors = {name: file.get_tensor(name)[stay] for name in file.keys()}  # noqa: SIM118 - not a dict
-            energy = {name: total * float(stay.double().mean()) for name, total in shard.energy.items()}
+                whole = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            energy = {
+                layer.name: shard.energy[layer.name] * _stored_share(layer, before.bits, whole, stay)
+                for layer in before.layers
+                if layer.name in shard.energy
+            }
+            tensors = {name: tensor[stay] for name, tensor in whole.items()}
             after = write_shard(store.path, after, tensors, _spans_without(shard.spans, rows[shard.file]), energy)
     return after
+
+
+def _stored_share(layer: LayerEntry, bits: int, tensors: dict[str, Tensor], stay: Tensor) -> float:
+    """Of a shard's sum of squared norms of what is stored, the part of the rows that stay; of their number where it is zero.
+
+    What factors lost of one row is not known, only of all together: it is taken to be in proportion to what they keep.
+    """
+    norms = decode(layer, 0, lambda name: tensors[f"{name}.{layer.name}"], bits).squared_norms()  # [n]
+    whole = float(norms.sum())
+    return float(norms[stay].sum()) / whole if whole else float(stay.double().mean())
 
 
 def _spans_without(spans: list[Span], rows: list[int]) -> list[Span]:

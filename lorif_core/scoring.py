@@ -24,7 +24,7 @@ from torch import Tensor
 
 from lorif_core import kernels
 from lorif_core.blocks import FEW_QUERIES
-from lorif_core.inverse import DualInverse, LayerInverse, PrimalInverse
+from lorif_core.inverse import FromProducts, LayerInverse, PrimalInverse
 from lorif_core.manifest import LayerEntry
 from lorif_core.shards import Shard, stream
 from lorif_core.store import FactorStore
@@ -78,7 +78,7 @@ def prepared(gradients: dict[str, Tensor], inverses: Inverses, examples: int) ->
 
     def apply(name: str, gradient: Tensor) -> Tensor:
         inverse = inverses[name]
-        if isinstance(inverse, DualInverse):
+        if isinstance(inverse, FromProducts):
             return gradient
         return inverse.precondition(gradient.flatten(1)).view_as(gradient)
 
@@ -181,7 +181,7 @@ def all_scores(
     """The whole table [Q, N], float32, on the CPU."""
     layers, where = store.manifest.layers, torch.zeros(0, device=device)
     table = torch.zeros(len(queries), len(store))
-    primal = [layer for layer in layers if not isinstance(inverses[layer.name], DualInverse)]
+    primal = [layer for layer in layers if not isinstance(inverses[layer.name], FromProducts)]
     if primal:
         with closing(stream_scores(store, primal, queries, inverses, where)) as parts:
             for start, part in parts:
@@ -190,8 +190,8 @@ def all_scores(
     done = len(primal)
     for layer in layers:
         inverse = inverses[layer.name]
-        if isinstance(inverse, DualInverse):
-            with closing(stream_scores(store, [layer], queries, inverses, where.to(inverse.weights.dtype))) as parts:
+        if isinstance(inverse, FromProducts):
+            with closing(stream_scores(store, [layer], queries, inverses, where.to(inverse.dtype))) as parts:
                 table += inverse.scores(torch.cat([part for _, part in parts], 1)).cpu()
             done += 1
             progress(len(store) * done // len(layers))
@@ -209,7 +209,7 @@ def top_k(
 ) -> TopK:
     """The k largest (or smallest) scores of each query, merged block by block; never the whole table of a large index."""
     count, k = len(queries), min(k, len(store))
-    if any(isinstance(inverse, DualInverse) for inverse in inverses.values()):
+    if any(isinstance(inverse, FromProducts) for inverse in inverses.values()):
         scores, indices = all_scores(store, queries, inverses, device, progress).topk(k, 1, largest=largest)
         return TopK(indices, scores)
     scores, indices = torch.empty(count, 0, device=device), torch.empty(count, 0, dtype=torch.int64, device=device)
@@ -230,7 +230,7 @@ def self_influence(
     layers, bits = store.manifest.layers, store.manifest.bits
     total = torch.zeros(len(store), device=device)
     for inverse in inverses.values():
-        if isinstance(inverse, DualInverse):
+        if isinstance(inverse, FromProducts):
             total += inverse.self_influence()
     primal = {name: inverse for name, inverse in inverses.items() if isinstance(inverse, PrimalInverse)}
     with closing(stream(store)) as shards:

@@ -9,7 +9,7 @@ What is neglected is bounded: `drift` sums the nuclear norms of what updates lef
 - rows removed)|_* <= drift; no score is then off by more than |g| |G_i| drift / lambda^2. What the fit itself left out, as any
 truncated SVD does, is not counted, and is the measure: where drift reaches a tenth of what is outside V, scores and those of
 a fit of all rows still agree to a rank correlation of about 0.97, at any r (tests/benchmarks/curvature_updates.py), and a
-refit is due. A `DualInverse` is of few rows and needs them all: it is fitted anew, and has no drift.
+refit is due. A layer with fewer rows than numbers needs them all: it is fitted anew, and has no drift.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from lorif_core.blocks import Block
 from lorif_core.curvature import OVERSAMPLING, fit_curvature
 from lorif_core.damping import damping_of
 from lorif_core.errors import StoreError
-from lorif_core.inverse import DualInverse, LayerInverse, PrimalInverse
-from lorif_core.kept import read_curvature, replace_curvature
+from lorif_core.inverse import LayerInverse, PrimalInverse
+from lorif_core.kept import read_curvature, record_of, replace_curvature
 from lorif_core.manifest import LayerEntry, Manifest
 from lorif_core.options import AUTO, CurvatureOptions
 from lorif_core.store import FactorStore
@@ -119,30 +119,30 @@ def update_curvature(
     except StoreError as error:
         log.warning("%s; fitting it anew", error)
         return fitted_anew(after, device, progress)
-    unknown = options.damping_rule == "paper" and not options.curvature_rank  # it is of directions that are not kept
-    anew = [x for x in before.manifest.layers if unknown or isinstance(old[x.name], DualInverse)]
+    unknown = options.damping_rule == "paper" and not options.rank  # it is of directions that are not kept
+    anew = [x for x in before.manifest.layers if unknown or not isinstance(old.get(x.name), PrimalInverse)]
     found = fit_curvature(_of_layers(after, anew), options, device, progress) if anew else {}
-    traces, drifts, outside = (dict(record.get(key, {})) for key in ("trace", "drift", "outside"))
+    traces = record.get("trace", {})
+    drifts, outside = dict(record.get("drift", {})), dict(record.get("outside", {}))
     for number, layer in enumerate(before.manifest.layers):
         progress("curvature", number, len(before.manifest.layers))
-        inverse, name = old[layer.name], layer.name
-        if name in found or isinstance(inverse, DualInverse):
+        inverse, name = old.get(layer.name), layer.name
+        if name in found or not isinstance(inverse, PrimalInverse):
             continue
         trace = traces[name] if name in traces else _trace(before.blocks(name, ROWS))
         spectrum = Spectrum(inverse.vectors.double(), inverse.values.double(), drifts.get(name, 0.0))
-        rank = min(options.curvature_rank, layer.size)
+        rank = min(options.rank, layer.size)
         for rows in _gathered(changed(name), device):
             spectrum = spectrum.add(rows, rank) if added else spectrum.remove(rows)
             change = float(rows.square().sum())
             trace = trace + change if added else max(trace - change, 0.0)
         total = float(spectrum.values.sum())
-        traces[name], drifts[name], outside[name] = trace, spectrum.drift, max(trace - total, 0.0)
+        drifts[name], outside[name] = spectrum.drift, max(trace - total, 0.0)
         mean = (total + _beyond(inverse, options, len(before), layer)) / max(_computed(options, len(after), layer), 1)
         damping = damping_of(options, trace, len(after), layer.size, mean)
-        found[name] = PrimalInverse(spectrum.vectors.float().contiguous(), spectrum.values.float(), damping)
+        found[name] = PrimalInverse(spectrum.vectors.float().contiguous(), spectrum.values.float(), damping, trace)
     progress("curvature", len(found), len(found))
-    measures = {"trace": traces, "drift": drifts, "outside": outside}
-    new = {"options": record["options"], "data": after.manifest.data_digest(), **measures}
+    new = {"options": record["options"], "data": after.manifest.data_digest(), "drift": drifts, "outside": outside}
     return {layer.name: found[layer.name] for layer in before.manifest.layers}, new
 
 
@@ -170,8 +170,8 @@ def fitted_anew(
     """The curvature of all rows and the manifest's record of it, with the options in its record so far; None without one."""
     if store.manifest.curvature is None:
         return None
-    record = {"options": store.manifest.curvature["options"], "data": store.manifest.data_digest()}
-    return fit_curvature(store, CurvatureOptions(**record["options"]), device, progress), record
+    options = CurvatureOptions(**store.manifest.curvature["options"])
+    return fit_curvature(store, options, device, progress), record_of(store.manifest, options)
 
 
 def _nuclear(inside: Tensor, outside: Tensor) -> float:
@@ -211,14 +211,14 @@ def _of_layers(store: FactorStore, layers: list[LayerEntry]) -> FactorStore:
 
 
 def _trace(blocks: Iterator[Block]) -> float:
-    """The sum of squared gradient norms; a fit does not keep it, so the first update reads every row once."""
+    """The sum of squared gradient norms, where an earlier version fitted the curvature and did not keep it."""
     return sum(float(block.squared_norms().sum()) for block in blocks)
 
 
 def _computed(options: CurvatureOptions, examples: int, layer: LayerEntry) -> int:
     """Over how many squared singular values the paper's damping averages."""
     limit = min(layer.size, examples)
-    return min(min(options.curvature_rank, limit) + OVERSAMPLING, limit)
+    return min(min(options.rank, limit) + OVERSAMPLING, limit)
 
 
 def _beyond(inverse: PrimalInverse, options: CurvatureOptions, examples: int, layer: LayerEntry) -> float:

@@ -2,7 +2,7 @@
 
 Axes: Q queries, N training examples, D = d1 d2 a layer's projected gradient.
 
-Per layer G = (X P_in)^T (dY P_out) ~ U V^T is stored; H = G^T G (truncated SVD) + lambda I over the stored examples;
+Per layer G = (X P_in)^T (dY P_out) ~ U V^T is stored; H = G^T G (of its largest directions) + lambda I over all examples;
 score(q, i) = sum over layers g_q^T H^-1 g_i with the query's gradient whole.
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -20,15 +19,13 @@ from torch import Tensor, nn
 
 from lorif_core.attributors.maintained import Maintained
 from lorif_core.capture import frozen
-from lorif_core.contraction import dense
 from lorif_core.curvature import GRAM_SIDE, MEMORY_LIMIT, fit_curvature
-from lorif_core.damping import rescaled
 from lorif_core.digests import model_fingerprint
 from lorif_core.errors import StoreError
 from lorif_core.gradients import device_of, read_plan
 from lorif_core.index import Build, Progress
 from lorif_core.inverse import LayerInverse, identities
-from lorif_core.kept import read_curvature, replace_curvature
+from lorif_core.kept import kept_curvature, record_of, replace_curvature
 from lorif_core.objectives import BUILT_IN, Batch, Objective, describe
 from lorif_core.options import (
     Bits,
@@ -42,10 +39,11 @@ from lorif_core.options import (
     layer_patterns,
 )
 from lorif_core.precision import Precision, in_precision
-from lorif_core.query_cache import query_cache, together
+from lorif_core.queries import query_gradients, ready_queries
+from lorif_core.query_cache import query_cache
 from lorif_core.ranks import fit_on_all_ranks, ranks
 from lorif_core.remote import checkout
-from lorif_core.scoring import Queries, TopK, all_scores, prepared, self_influence, top_k
+from lorif_core.scoring import Queries, TopK, all_scores, self_influence, top_k
 from lorif_core.store import FactorStore, Ids
 from lorif_core.whitening import PRECONDITIONED
 
@@ -74,7 +72,7 @@ class LoRIF(Maintained):
         projection: Projection = "pca",
         projection_factor: float = 4,
         factor_rank: int = 1,
-        curvature_rank: int = 256,
+        curvature_rank: int | Literal["auto"] = "auto",
         damping: float | Literal["auto"] = 0.5,
         damping_rule: DampingRule = "mean_norm",
         storage: Storage = "factors",
@@ -96,7 +94,7 @@ class LoRIF(Maintained):
             projection: identity, rademacher, pca, whitened, or kfac and kfac_true, with which curvature options have no effect.
             projection_factor: f; a side n of a layer becomes max(1, n // f), sides of at most 16 stay whole.
             factor_rank: c of one example's layer gradient.
-            curvature_rank: r of the truncated SVD; more than there are means all.
+            curvature_rank: r of the truncated SVD; more than there are means all; "auto": 256, or all where that is cheaper.
             damping: multiplier of `damping_rule`, or "auto".
             damping_rule: mean_norm, trace, paper or absolute.
             storage: factors or dense.
@@ -130,8 +128,7 @@ class LoRIF(Maintained):
         )
         self.curvature_options = CurvatureOptions(curvature_rank, damping, damping_rule, seed)
         checked(self.options, self.curvature_options)
-        self.bucket = bucket
-        self._memory_limit = checked_limit(memory_limit)
+        self.bucket, self._memory_limit = bucket, checked_limit(memory_limit)
         self._progress: Progress = progress or (lambda stage, done, total: None)
         self._store: FactorStore | None = None
         self._curvature: dict[str, LayerInverse] | None = None
@@ -310,16 +307,7 @@ class LoRIF(Maintained):
         """
         plan = read_plan(self.store.path, self.store.manifest, self.model)
         measure = in_precision(self.objective.measure, self.options.precision, self.device)
-        with frozen(self.model), plan.open(self.model) as gradients:
-            for batch in loader:
-                _, found = gradients(measure, batch)
-                whole = {name: dense(gradient) for name, gradient in found.items()}
-                bad = [name for name, gradient in whole.items() if not bool(torch.isfinite(gradient).all())]
-                if bad:
-                    raise ValueError(
-                        f"a query's gradient is not finite in layers {bad[:5]}: check the queries and the model's weights"
-                    )
-                yield whole
+        return query_gradients(plan, self.model, measure, loader)
 
     def _queries(self, loader: Iterable[Batch]) -> Generator[Queries]:
         """Queries ready to be compared with the index, as many at once as `QUERY_NUMBERS` allows.
@@ -330,18 +318,7 @@ class LoRIF(Maintained):
         most = max(1, QUERY_NUMBERS // numbers)
         with frozen(self.model):
             cache = query_cache(self.store, self.model, self.objective, self.curvature)
-            for batches in together(loader, most):
-                key = cache.key(batches) if cache else ""
-                kept = cache.read(key, self.device) if cache else None
-                if kept is None:
-                    queries = prepared(_join(list(self.gradients(batches))), self.curvature, len(self.store))
-                    if cache and queries.preconditioned:
-                        cache.write(key, queries.gradients)
-                else:
-                    queries = Queries(kept, preconditioned=True)
-                for start in range(0, len(queries), most):
-                    part = {name: gradient[start : start + most] for name, gradient in queries.gradients.items()}
-                    yield replace(queries, gradients=part)
+            yield from ready_queries(loader, self.gradients, self.curvature, cache, len(self.store), most, self.device)
 
     def _rows(self, stage: str) -> Callable[[int], None]:
         """Progress over the rows of the index."""
@@ -356,21 +333,18 @@ class LoRIF(Maintained):
         """
         if self.options.projection in PRECONDITIONED:
             return identities({layer.name: layer.size for layer in self.store.manifest.layers}, self.device)
-        wanted = {"options": asdict(self.curvature_options), "data": self.store.manifest.data_digest()}
-        folder, manifest = self.store.path, self.store.manifest
-        damping = rescaled({} if anew else manifest.curvature or {}, wanted)
-        if damping is not None:
-            try:
-                return read_curvature(folder, manifest, damping, self.device)
-            except StoreError as error:
-                if not keep:
-                    raise
-                log.warning("%s; fitting it anew", error)
-        found = fit_curvature(self.store, self.curvature_options, self.device, self._progress, self._memory_limit)
+        store, options = self.store, self.curvature_options
+        try:
+            kept = None if anew else kept_curvature(store, options, self.device)
+        except StoreError as error:
+            if not keep:
+                raise
+            log.warning("%s; fitting it anew", error)
+        else:
+            if kept is not None:
+                return kept
+        found = fit_curvature(store, options, self.device, self._progress, self._memory_limit)
         if keep:
-            self._store = FactorStore(folder, replace_curvature(folder, manifest, found, wanted), self.store.trust)
+            manifest = replace_curvature(store.path, store.manifest, found, record_of(store.manifest, options))
+            self._store = FactorStore(store.path, manifest, store.trust)
         return found
-
-
-def _join(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from lorif_core import LoRIF
-from lorif_core.inverse import DualInverse
+from lorif_core import LoRIF, updates
+from lorif_core.inverse import DualInverse, KernelInverse
 from lorif_core.kept import REFIT_SHARE, drift
 from lorif_core.updates import Spectrum
-from tests.lorif_core.test_lasting import NAMES, attributor, fitted, part
+from tests.lorif_core.test_lasting import NAMES, attributor, fitted, part, rows_of
 from tests.lorif_core.test_store import loader, network
 
 SIZE, RANK = 30, 6
@@ -84,11 +84,12 @@ def test_damping_is_that_of_a_fit(tmp_path: Path, rule: str) -> None:
     assert updated == pytest.approx(fit, rel=0.1 if rule == "paper" else 1e-5)
 
 
-def test_few_rows_are_fitted_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("rank", "kind"), [("auto", KernelInverse), (9, DualInverse)])
+def test_few_rows_are_fitted_anew(tmp_path: Path, rank: int | str, kind: type) -> None:
     """D > N: the update is the fit of the rows that are there, and has no drift."""
-    options = {"projection": "identity", "factor_rank": 2}
+    options = {"projection": "identity", "factor_rank": 2, "curvature_rank": rank}
     one = fitted(tmp_path / "a", 40, **options).append(part(40, 60), ids=NAMES[40:60])
-    assert all(isinstance(x, DualInverse) for x in one.curvature.values())
+    assert all(isinstance(x, kind) for x in one.curvature.values())
     one.purge(NAMES[50:60])
     whole = fitted(tmp_path / "b", 50, **options)
     torch.testing.assert_close(one.score(loader(7)), whole.score(loader(7)), rtol=1e-5, atol=1e-5)
@@ -138,6 +139,30 @@ def test_without_directions_only_damping_changes(tmp_path: Path, rule: str) -> N
     assert drift(one.store.manifest) == 0 and all(not len(x.values) for x in one.curvature.values())
     updated = one.score(loader(5))
     torch.testing.assert_close(updated, one.refit().score(loader(5)), rtol=1e-4, atol=1e-5)
+
+
+def test_an_update_reads_no_row_that_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trace lambda follows from is kept by the fit, and by every update."""
+    one = fitted(tmp_path, 150, curvature_rank=5)
+    monkeypatch.setattr(updates, "_trace", lambda blocks: pytest.fail("all rows are read"))
+    one.append(part(150, 203), ids=NAMES[150:203])
+    one.purge(NAMES[:20])
+    kept = one.store.manifest.curvature["trace"]
+    rows = rows_of(one.store)
+    for layer in one.store.manifest.layers:
+        assert kept[layer.name] == pytest.approx(float(rows[layer.name].double().square().sum()), rel=1e-6)
+
+
+def test_what_factors_lost_is_followed_through_a_purge(tmp_path: Path) -> None:
+    """Where rows differ in size, what is left of the whole norm is that of the rows that stay, not a share of their number."""
+    options = {"projection": "identity", "factor_rank": 1}
+    one = fitted(tmp_path / "a", 120, **options)
+    name = one.store.manifest.layers[0].name
+    order = rows_of(one.store)[name].square().sum(1).argsort(descending=True)
+    one.purge([NAMES[i] for i in order[:30].tolist()])
+    gone = tuple(order[:30].tolist())
+    exact = attributor(**options).fit(part(0, 120, gone), tmp_path / "b").store.manifest.energy(name)
+    assert one.store.manifest.energy(name) == pytest.approx(exact, rel=0.02)
 
 
 def test_a_purge_may_fit_anew(tmp_path: Path) -> None:
