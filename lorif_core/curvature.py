@@ -20,7 +20,16 @@ import torch
 from torch import Tensor
 
 from lorif_core.blocks import Block
-from lorif_core.damping import SAMPLE, Sampled, chosen_damping, damping_of, evenly_spaced, lost_damping
+from lorif_core.damping import (
+    SAMPLE,
+    Sampled,
+    chosen_damping,
+    damping_of,
+    evenly_spaced,
+    left_out_damping,
+    lost_damping,
+    sampled,
+)
 from lorif_core.inverse import DualInverse, LayerInverse, PrimalInverse
 from lorif_core.manifest import LayerEntry
 from lorif_core.options import AUTO, CurvatureOptions
@@ -154,7 +163,8 @@ def _fit_dual(
 
     def sample() -> Sampled:
         rows = evenly_spaced(examples, SAMPLE).to(kernel.device)
-        return Sampled(kernel[rows][:, rows], coordinates[rows].double(), not bool(outside.any()))
+        gram = kernel[rows][:, rows] if bool(outside.any()) else None
+        return sampled(coordinates[rows].double(), gram, examples)
 
     return DualInverse(
         weights, coordinates, values[:rank], outside, _damping(store, layer, options, trace, values, sample)
@@ -182,8 +192,8 @@ class _Stream:
             rows = wanted[(wanted >= block.start) & (wanted < block.start + len(block))] - block.start
             parts.append(block.select(rows).dense(self.device).double())
         found = torch.cat(parts)  # [n, D]
-        spanned = vectors.shape[0] == vectors.shape[1]
-        return Sampled(found @ found.T, found @ vectors.double(), spanned)
+        gram = None if vectors.shape[0] == vectors.shape[1] else found @ found.T
+        return sampled(found @ vectors.double(), gram, len(self.store))
 
 
 def _damping(
@@ -202,7 +212,8 @@ def _damping(
         return damping_of(options, trace, examples, layer.size, mean)
     if trace == 0 or examples == 1:  # nothing to choose by: H^-1 = I, or an example that has no others
         return trace or 1.0
-    best = chosen_damping(sample(), values[:rank], examples, trace / examples)
+    best = chosen_damping(sample(), values[:rank], trace / examples)
+    best += left_out_damping(trace, values[:rank], examples, layer.size)
     return best + lost_damping(store.manifest.energy(layer.name), trace, examples, layer.size)
 
 
