@@ -21,7 +21,16 @@ import torch
 from torch import Tensor
 
 from lorif_core.blocks import Block
-from lorif_core.damping import SAMPLE, Sampled, chosen_damping, damping_of, evenly_spaced, lost_damping
+from lorif_core.damping import (
+    SAMPLE,
+    Sampled,
+    chosen_damping,
+    damping_of,
+    evenly_spaced,
+    left_out_damping,
+    lost_damping,
+    sampled,
+)
 from lorif_core.inverse import DualInverse, KernelInverse, LayerInverse, PrimalInverse
 from lorif_core.manifest import LayerEntry
 from lorif_core.options import AUTO, CurvatureOptions
@@ -187,7 +196,7 @@ def _fit_whole(store: FactorStore, layer: LayerEntry, options: CurvatureOptions,
         rows = evenly_spaced(len(store), SAMPLE).to(device)
         values, vectors = torch.linalg.eigh(kernel)
         values = values.clamp_min(0)
-        return Sampled(kernel[rows][:, rows], vectors[rows] * values.sqrt(), True), values
+        return sampled(vectors[rows] * values.sqrt(), None, len(store)), values
 
     return KernelInverse.of(kernel, _damping(store, layer, options, trace, trace / len(store), sample))
 
@@ -211,7 +220,8 @@ def _fit_dual(
 
     def sample() -> tuple[Sampled, Tensor]:
         rows = evenly_spaced(examples, SAMPLE).to(kernel.device)
-        return Sampled(kernel[rows][:, rows], coordinates[rows].double(), not bool(outside.any())), top
+        gram = kernel[rows][:, rows] if bool(outside.any()) else None
+        return sampled(coordinates[rows].double(), gram, examples), top
 
     lam = _damping(store, layer, options, trace, _mean(values, computed), sample)
     return DualInverse(weights, coordinates, top, outside, lam)
@@ -238,8 +248,8 @@ class _Stream:
             rows = wanted[(wanted >= block.start) & (wanted < block.start + len(block))] - block.start
             parts.append(block.select(rows).dense(self.device).double())
         found = torch.cat(parts)  # [n, D]
-        spanned = vectors.shape[0] == vectors.shape[1]
-        return Sampled(found @ found.T, found @ vectors.double(), spanned)
+        gram = None if vectors.shape[0] == vectors.shape[1] else found @ found.T
+        return sampled(found @ vectors.double(), gram, len(self.store))
 
 
 def _damping(
@@ -265,7 +275,8 @@ def _damping(
         return damping_of(options, trace, examples, layer.size, mean)
     if trace == 0 or examples == 1:  # nothing to choose by: H^-1 = I, or an example that has no others
         return trace or 1.0
-    best = chosen_damping(*sample(), examples, trace / examples)
+    rows, kept = sample()
+    best = chosen_damping(rows, kept, trace / examples) + left_out_damping(trace, kept, examples, layer.size)
     return best + lost_damping(store.manifest.energy(layer.name), trace, examples, layer.size)
 
 

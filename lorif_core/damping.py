@@ -2,22 +2,28 @@
 
 Axes: N training examples, n of them sampled, D a layer's flattened gradient, r curvature rank.
 
-`auto` is the sum of two parts.
+`auto` is the sum of three parts.
 
-1. The lambda whose inverse comes nearest to C^-1, C the second moment that the gradients are drawn from (not the one they
-   happen to have). With P = N (G^T G + lambda I)^-1 and distances measured where gradients lie,
+1. The lambda whose inverse comes nearest to C^-1, C the second moment that gradients are drawn from (not the one they happen
+   to have), as it is used: for a query that is no training row, against training rows that are in the curvature. With
+   P = N (G^T G + lambda I)^-1, q drawn from C and g a row of G,
 
-       |C^1/2 (P - C^-1) C^1/2|^2 = E (g^T P g')^2 - 2 E g^T P g + D,    g, g' independent of each other and of P,
+       E (q^T (P - C^-1) g)^2 = E (q^T P g)^2 - 2 E g^T P g + const,    as E q q^T C^-1 = I.
 
-   so every term is a mean of scores: between two examples, and of an example with itself. Each is taken with the examples it
-   is about left out of G (leave-one-out cross-validation in closed form, from the leverages). A direction seen in few
-   examples costs when it is inverted too boldly (large scores between strangers) and when it is damped away (small own
-   scores); nothing depends on how many directions without any gradient the layer has. Heavy tails, where few examples make
-   most of G^T G, ask for more damping, and so do truncated curvatures, whose background 1 / lambda stands for directions that
-   do have energy.
-2. What rank-c factors lost. With e_i the lost part of a gradient, sum_i e_i e_i^T is missing in G^T G, though the query, which
-   is whole, meets those directions. Lost parts of different examples have no direction in common that factors could have
-   kept, so they are taken to be spread evenly over as many as there can be: sum_i |e_i|^2 / min(N, D) in each.
+   Rows play both parts. As a query, a row is left out of G (in closed form, from its leverage); as a training row it is
+   not: to leave that out too overstates how far scores of rows are off, and asks for two to four times the damping. A
+   direction seen in few examples costs when it is inverted too boldly (large scores of strangers) and when it is damped away
+   (small own scores). The sum over all rows is diagonal in the curvature's basis: nothing but the rows' coordinates is
+   needed. Nothing depends on how many directions without any gradient the layer has.
+2. What a truncated curvature left out. Its directions were chosen to hold as much of these rows as they can, so that a query
+   has more outside than the rows show: the mean of the eigenvalues left out (as in probabilistic PCA) is added.
+3. What rank-c factors or codes lost. With e_i the lost part of a gradient, sum_i e_i e_i^T is missing in G^T G, though the
+   query, which is whole, meets those directions. If it were spread as what was kept is, G^T G would have but another scale,
+   and nothing would be to add; if evenly over as many directions as there can be, sum_i |e_i|^2 / min(N, D). Neither is
+   known; this takes the middle.
+
+Limitations: C is the second moment of true-label gradients. Where few examples have nearly all of it (a model that has
+fitted the rest), it is a poor curvature after `whitened` projections, and the best lambda there is larger than this one.
 """
 
 from __future__ import annotations
@@ -31,7 +37,7 @@ from torch import Tensor
 from lorif_core.options import AUTO, CurvatureOptions
 
 SAMPLE = 2048
-"""n: examples whose mutual scores are compared, evenly spaced; few make most of heavy-tailed ones, so all where possible."""
+"""n: examples that are left out in turn, evenly spaced; few make most of heavy-tailed ones, so all where possible."""
 MULTIPLIERS: list[float] = [2.0**k for k in range(-10, 8)]
 """lambda / (trace(GtG) / N) tried first; then `REFINED` steps between the best one's neighbours."""
 REFINED = 8
@@ -43,12 +49,29 @@ LEAST_LEFT = 1e-12
 class Sampled:
     """What `auto` needs of n examples of one layer; float64."""
 
-    gram: Tensor
-    """Dot products [n, n]."""
-    coordinates: Tensor
-    """V^T g [n, r], V the curvature's directions."""
-    spanned: bool
-    """Whether V spans all stored gradients."""
+    squares: Tensor
+    """(V^T g)^2 [n, r], V the curvature's directions."""
+    outside: Tensor
+    """|g - V V^T g|^2 [n], zero where V spans all stored gradients."""
+    shared: Tensor
+    """Sum over the N - 1 other examples of the squared dot products of the parts outside V [n]; from those sampled."""
+
+
+def sampled(coordinates: Tensor, gram: Tensor | None, examples: int) -> Sampled:
+    """Of n examples, evenly spaced.
+
+    Args:
+        coordinates: V^T g [n, r].
+        gram: dot products [n, n]; None where V spans all stored gradients.
+        examples: N.
+    """
+    none = coordinates.new_zeros(len(coordinates))
+    if gram is None:
+        return Sampled(coordinates.square(), none, none)
+    rest = gram - coordinates @ coordinates.T  # [n, r] @ [r, n] -> [n, n]
+    outside = rest.diagonal().clamp_min(0)
+    others = (rest.square().sum(1) - rest.diagonal().square()) * ((examples - 1) / max(len(rest) - 1, 1))
+    return Sampled(coordinates.square(), outside, others)
 
 
 def damping_of(options: CurvatureOptions, trace: float, examples: int, size: int, mean_value: float) -> float:
@@ -90,50 +113,47 @@ def rescaled(kept: dict[str, Any], wanted: dict[str, Any]) -> dict[str, float] |
     return {name: scale * value for name, value in kept["damping"].items()}
 
 
-def chosen_damping(sampled: Sampled, values: Tensor, examples: int, mean_norm: float) -> float:
+def chosen_damping(rows: Sampled, values: Tensor, mean_norm: float) -> float:
     """The lambda of `auto` for the gradients as they are stored (part 1).
 
     Args:
-        sampled: some of the stored examples.
+        rows: some of the stored examples.
         values: S^2 [r], the curvature's squared singular values.
-        examples: N.
         mean_norm: trace(GtG) / N > 0, the scale of the search.
     """
 
     def cost(multiplier: float) -> float:
-        return distance(sampled, values.double(), examples, multiplier * mean_norm)
+        return distance(rows, values.double(), multiplier * mean_norm)
 
     best = min(MULTIPLIERS, key=cost)
     return mean_norm * min((best * 4 ** (k / REFINED - 0.5) for k in range(1, REFINED)), key=cost)
 
 
+def left_out_damping(trace: float, values: Tensor, examples: int, size: int) -> float:
+    """The mean eigenvalue of G^T G outside V (part 2), zero where V is all of it."""
+    outside = min(examples, size) - len(values)
+    return max(0.0, trace - float(values.double().sum())) / outside if outside else 0.0
+
+
 def lost_damping(whole: float, stored: float, examples: int, size: int) -> float:
-    """The lambda that stands for what factors lost (part 2), from the sums of squared norms before and after."""
-    return max(0.0, whole - stored) / min(examples, size)
+    """The lambda that stands for what factors lost (part 3), from the sums of squared norms before and after."""
+    return 0.5 * max(0.0, whole - stored) / min(examples, size)
 
 
-def distance(sampled: Sampled, values: Tensor, examples: int, damping: float) -> float:
-    """N E s(g, g')^2 - 2 E s(g, g) with s the held-out scores g^T H^-1 g': the module's distance - D, over N."""
-    scores = held_out_scores(sampled, values, damping)
-    own, count = scores.diagonal(), len(scores)
-    between = (scores.square().sum() - own.square().sum()) / (count * (count - 1))
-    return float(examples * between - 2 * own.mean())
+def distance(rows: Sampled, values: Tensor, damping: float) -> float:
+    """E sum_j (q_i^T H^-1 g_j)^2 - 2 E g_j^T H^-1 g_j, H = V S^2 V^T + lambda I without row i where that is the query.
 
-
-def held_out_scores(sampled: Sampled, values: Tensor, damping: float) -> Tensor:
-    """g_i^T H^-1 g_j [n, n] with the rows i and j left out of G in H = V S^2 V^T + lambda I, V itself as it is.
-
-    With p = G V (S^2 + lambda)^-1 V^T G^T the score inside V is p (I - p)^-1 of the two rows alone (Woodbury), for i = j that
-    is h / (1 - h), h the leverage. What lies outside V never was in H.
+    j runs over all rows but i, V is as it is. With h = g^T V (S^2 + lambda)^-1 V^T g the leverage, a score inside V without
+    row i is the one with it over 1 - h_i (Woodbury), and the sum over all j is diagonal, V^T G^T G V = S^2. What lies
+    outside V never was in H. This is the module's distance without its constant, over N.
     """
-    coordinates = sampled.coordinates
-    inside = (coordinates / (values + damping)) @ coordinates.T  # [n, r] @ [r, n] -> [n, n]
-    left = (1 - inside.diagonal()).clamp_min(LEAST_LEFT)  # 1 - h
-    scores = inside / (left.unsqueeze(1) * left - inside.square()).clamp_min(LEAST_LEFT**2)
-    scores.diagonal().copy_(inside.diagonal() / left)
-    if not sampled.spanned:
-        scores = scores + (sampled.gram - coordinates @ coordinates.T) / damping
-    return scores
+    inverse = 1 / (values + damping)
+    inside = rows.squares @ inverse  # h [n]
+    left = (1 - inside).clamp_min(LEAST_LEFT)
+    outside = rows.outside / damping
+    all_rows = rows.squares @ (values * inverse.square())  # [n, r] @ [r] -> [n]
+    between = (all_rows - inside.square()) / left.square() + rows.shared / damping**2 - 2 * inside / left * outside
+    return float(between.mean() - 2 * (inside + outside).mean())
 
 
 def evenly_spaced(examples: int, count: int) -> Tensor:

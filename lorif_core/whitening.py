@@ -13,8 +13,9 @@ positions. Layers of which only the whole gradient is known (scales, groups) are
 
 Whitened gradients have no few directions that outweigh the rest, which is also what rank-c factors are best for: `whitened`
 fits a curvature to them as LoRIF does, with lambda relative to A (x) S in place of I. Choose it where gradients are factored
-and a curvature can be afforded, with damping="auto" (its best lambda is further from the default than pca's), and `kfac`
-where no curvature can be (`tests.benchmarks.damping` has the figures).
+and a curvature can be afforded, and `kfac` where no curvature can be (`tests.benchmarks.damping` has the figures). Its best
+lambda is further from the default than pca's: take damping="auto" for sequences; for vectors of a model that has fitted
+nearly all its examples that is too little, and damping=10 or more, where the plain dot product takes over, is better.
 """
 
 from __future__ import annotations

@@ -20,8 +20,9 @@ from lorif_core.damping import (
     damping_of,
     distance,
     evenly_spaced,
-    held_out_scores,
+    left_out_damping,
     lost_damping,
+    sampled,
 )
 from lorif_core.options import CurvatureOptions
 
@@ -35,76 +36,93 @@ def gradients(count: int, size: int, noise: float = 1.0) -> Tensor:
     return strong + noise * torch.randn(count, size, generator=generator, dtype=torch.float64)
 
 
-def sampled(rows: Tensor, rank: int) -> tuple[Sampled, Tensor]:
+def some(rows: Tensor, rank: int) -> tuple[Sampled, Tensor]:
     """All rows, in the basis of their first `rank` singular directions, and S^2."""
     _, singular, vectors = torch.linalg.svd(rows, full_matrices=False)
-    coordinates = rows @ vectors[:rank].T
-    return Sampled(rows @ rows.T, coordinates, rank == len(singular)), singular[:rank].square()
+    gram = None if rank == len(singular) else rows @ rows.T
+    return sampled(rows @ vectors[:rank].T, gram, len(rows)), singular[:rank].square()
 
 
 @pytest.mark.parametrize("size", [12, 90])
-def test_held_out_scores_equal_refits(size: int) -> None:
-    """Every pair's score with both examples taken out of the matrix that is inverted."""
-    rows, damping = gradients(30, size), 3.0
-    found = held_out_scores(*sampled(rows, min(rows.shape)), damping)
-    for i, j in ((0, 1), (3, 17), (8, 8), (29, 0)):
-        others = torch.tensor([k for k in range(30) if k not in (i, j)])
-        curvature = rows[others].T @ rows[others] + damping * torch.eye(size)
-        expected = rows[i] @ torch.linalg.solve(curvature, rows[j])
-        torch.testing.assert_close(found[i, j], expected, rtol=1e-9, atol=1e-12)
+@pytest.mark.parametrize("rank", [0, 5, None])
+def test_distance_equals_refits_without_each_query(size: int, rank: int | None) -> None:
+    """Every row in turn a query that is left out of the matrix that is inverted; all others as they are."""
+    rows, damping, count = gradients(30, size), 3.0, min(30, size) if rank is None else rank
+    vectors = torch.linalg.svd(rows, full_matrices=False)[2][:count].T  # [D, r]
 
+    def inverse(kept: Tensor) -> Tensor:
+        inner = vectors.T @ kept.T @ kept @ vectors
+        return torch.linalg.inv(vectors @ inner @ vectors.T + damping * torch.eye(size))
 
-def test_truncated_curvature_has_its_directions_held_out_only() -> None:
-    rows, damping = gradients(30, 90), 3.0
-    data, values = sampled(rows, 5)
-    found = held_out_scores(data, values, damping)
-    vectors = torch.linalg.svd(rows, full_matrices=False)[2][:5].T  # [D, r]
-    left_out = rows[[3, 17]] @ vectors
-    inner = torch.diag(values) - left_out.T @ left_out  # V^T G^T G V without the two
-    curvature = vectors @ inner @ vectors.T + damping * torch.eye(90)
-    torch.testing.assert_close(found[3, 17], rows[3] @ torch.linalg.solve(curvature, rows[17]), rtol=1e-9, atol=1e-12)
+    between = 0.0
+    for i in range(30):
+        others = rows[torch.arange(30) != i]
+        between += float((others @ inverse(others) @ rows[i]).square().sum()) / 30
+    own = float(torch.einsum("nd,de,ne->n", rows, inverse(rows), rows).mean())
+    assert distance(*some(rows, count), damping) == pytest.approx(between - 2 * own, rel=1e-9)
 
 
 def test_chosen_is_near_the_best_inverse_of_the_true_second_moment() -> None:
-    """The criterion sees a sample; the distance to the inverse of the moment it was drawn from is known here."""
+    """The criterion sees a sample; the expected error of scores of new queries is known here."""
     count, size = 60, 120
     generator = torch.Generator().manual_seed(1)
     spectrum = torch.arange(1, size + 1, dtype=torch.float64) ** -1.5
     rows = torch.randn(count, size, generator=generator, dtype=torch.float64) * spectrum.sqrt()
-    data, values = sampled(rows, count)
+    data, values = some(rows, count)
 
     def truly(damping: float) -> float:
-        estimate = count * torch.linalg.inv(rows.T @ rows + damping * torch.eye(size))
-        root = torch.diag(spectrum.sqrt())
-        return float((root @ estimate @ root - torch.eye(size)).square().sum())
+        wrong = count * torch.linalg.inv(rows.T @ rows + damping * torch.eye(size)) - torch.diag(1 / spectrum)
+        return float(((rows @ wrong).square() @ spectrum).mean())  # E over queries ~ N(0, C), mean over the rows
 
     mean_norm = float(rows.square().sum()) / count
-    chosen = chosen_damping(data, values, count, mean_norm)
+    chosen = chosen_damping(data, values, mean_norm)
     assert truly(chosen) < 1.1 * min(truly(multiplier * mean_norm) for multiplier in MULTIPLIERS)
 
 
-def test_more_noise_more_damping() -> None:
+def test_heavier_tails_more_damping() -> None:
     """In units of the mean squared norm, which the choice is otherwise indifferent to."""
+    sizes = torch.randn(200, 1, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     chosen = []
-    for noise in (0.1, 1.0, 3.0):
-        rows = gradients(60, 200, noise)
-        data, values = sampled(rows, 60)
-        norm = float(rows.square().sum()) / 60
-        chosen.append(chosen_damping(data, values, 60, norm) / norm)
-        scaled, larger = sampled(100 * rows, 60)
-        assert chosen_damping(scaled, larger, 60, 1e4 * norm) == pytest.approx(1e4 * chosen[-1] * norm, rel=1e-6)
+    for tail in (0.0, 1.0, 2.0):
+        rows = gradients(200, 40) * torch.exp(tail * sizes)
+        norm = float(rows.square().sum()) / 200
+        chosen.append(chosen_damping(*some(rows, 40), norm) / norm)
+        assert chosen_damping(*some(100 * rows, 40), 1e4 * norm) == pytest.approx(1e4 * chosen[-1] * norm, rel=1e-6)
     assert chosen[0] < chosen[1] < chosen[2]
+
+
+def test_directions_without_any_gradient_change_nothing() -> None:
+    rows = gradients(30, 20)
+    wider = torch.cat([rows, torch.zeros(30, 100, dtype=torch.float64)], 1)
+    norm = float(rows.square().sum()) / 30
+    assert chosen_damping(*some(wider, 20), norm) == pytest.approx(chosen_damping(*some(rows, 20), norm))
 
 
 def test_duplicates_and_lone_directions_stay_finite() -> None:
     rows = torch.eye(6, dtype=torch.float64)[[0, 0, 1, 2, 3, 4]]
-    data, values = sampled(rows, 6)
-    assert all(torch.isfinite(torch.tensor(distance(data, values, 6, damping))) for damping in (1e-12, 1.0, 1e9))
+    data, values = some(rows, 6)
+    assert all(torch.isfinite(torch.tensor(distance(data, values, damping))) for damping in (1e-12, 1.0, 1e9))
 
 
-def test_lost_energy_is_spread_over_the_directions_there_can_be() -> None:
-    assert lost_damping(whole=10.0, stored=4.0, examples=3, size=100) == 2.0
-    assert lost_damping(whole=10.0, stored=4.0, examples=100, size=3) == 2.0
+def test_few_sampled_rows_stand_for_all() -> None:
+    """What lies outside V is known of the sampled rows only, and scaled to all."""
+    rows = gradients(400, 30)
+    vectors = torch.linalg.svd(rows, full_matrices=False)[2][:4].T
+    few = rows[::2]
+    parts = [sampled(part @ vectors, part @ part.T, 400) for part in (rows, few)]
+    torch.testing.assert_close(parts[1].outside, parts[0].outside[::2])
+    assert float(parts[1].shared.mean()) == pytest.approx(float(parts[0].shared.mean()), rel=0.1)
+
+
+def test_the_mean_eigenvalue_left_out_is_added() -> None:
+    assert left_out_damping(trace=10.0, values=torch.tensor([4.0, 2.0]), examples=4, size=100) == 2.0
+    assert left_out_damping(trace=10.0, values=torch.tensor([6.0, 4.0]), examples=2, size=100) == 0.0
+    assert left_out_damping(trace=10.0, values=torch.tensor([9.0]), examples=100, size=1) == 0.0
+
+
+def test_half_of_lost_energy_is_spread_over_the_directions_there_can_be() -> None:
+    assert lost_damping(whole=10.0, stored=4.0, examples=3, size=100) == 1.0
+    assert lost_damping(whole=10.0, stored=4.0, examples=100, size=3) == 1.0
     assert lost_damping(whole=4.0, stored=4.001, examples=3, size=100) == 0.0
 
 
