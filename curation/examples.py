@@ -18,6 +18,8 @@ from curation.errors import CurationError
 from lorif_core.atomic import replacing
 
 SPLITS = ("train", "validation", "test")
+# Rows that are never trained on: what a model that never saw some rows makes of such rows.
+HOLDOUT = "holdout"
 RESERVED = ("example_id", "label", "split", "source", "true_label")
 # A problem names this many rows and counts the rest: enough to find the cause, short enough to read.
 NAMED_ROWS = 5
@@ -133,18 +135,20 @@ def label_problems(labels: pl.Series, row_names: Sequence[object], where: str) -
     return [f"{column}: no label in {name_rows_where(row_names, missing)}; label or remove them"]
 
 
-def split_problems(splits: pl.Series, row_names: Sequence[object], where: str) -> list[str]:
-    """What is wrong with a column of splits: its type, values other than train, validation and test."""
+def split_problems(
+    splits: pl.Series, row_names: Sequence[object], where: str, known: Sequence[str] = SPLITS
+) -> list[str]:
+    """What is wrong with a column of splits: its type, values other than those ``known``."""
     column = f"{where}: column {splits.name!r}"
     if splits.dtype != pl.String:
-        return [f"{column} holds {contents_of(splits.dtype)}; it must hold the words {', '.join(SPLITS)}"]
-    wrong = ~splits.is_in(SPLITS).fill_null(False)
+        return [f"{column} holds {contents_of(splits.dtype)}; it must hold the words {', '.join(known)}"]
+    wrong = ~splits.is_in(known).fill_null(False)
     if not wrong.any():
         return []
     found = splits.filter(wrong).unique(maintain_order=True).to_list()
     values = _first(["no value" if value is None else repr(value) for value in found])
     rows = name_rows_where(row_names, wrong)
-    return [f"{column}: {values} in {rows}; it must be one of {', '.join(SPLITS)}"]
+    return [f"{column}: {values} in {rows}; it must be one of {', '.join(known)}"]
 
 
 def row_names(ids: pl.Series) -> list[object]:

@@ -1,4 +1,4 @@
-"""Encoders and tokenizers of Hugging Face, from a folder or from the hub; nothing of theirs is run as code."""
+"""Encoders, language models and tokenizers of Hugging Face, from a folder or from the hub; nothing of theirs is run as code."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ INSTALL = 'pip install "lorif-curation[llm]"'
 UNREADABLE = (OSError, ValueError, RuntimeError, ImportError, SafetensorError)
 
 
-def pretrained(kind: Literal["encoder", "tokenizer"], name: str, error: MakeError) -> Any:
-    """The encoder (``AutoModel``) or tokenizer (``AutoTokenizer``) called ``name``: a folder, or a name on the hub.
+Kind = Literal["encoder", "language model", "tokenizer"]
+LOADERS = {"encoder": "AutoModel", "language model": "AutoModelForCausalLM", "tokenizer": "AutoTokenizer"}
+
+
+def pretrained(kind: Kind, name: str, error: MakeError) -> Any:
+    """What is called ``name``: a folder, a file in GGUF format, or a name on the hub.
 
     Raises:
-        CurationError: made by ``error``: transformers does not import, or there is no such encoder or tokenizer.
+        CurationError: made by ``error``: transformers does not import, or there is no such thing.
     """
     try:
         import transformers
@@ -28,10 +32,14 @@ def pretrained(kind: Literal["encoder", "tokenizer"], name: str, error: MakeErro
         raise error(
             [f"{kind} {name!r} needs transformers, which does not import ({reason}). Run: {INSTALL}"]
         ) from reason
-    if os.path.isabs(name) and not os.path.isdir(name):
-        raise error([f"{kind} {name!r}: there is no such folder"])
-    loader: Any = transformers.AutoModel if kind == "encoder" else transformers.AutoTokenizer
+    gguf = name.endswith(".gguf")
+    if os.path.isabs(name) and not (os.path.isfile(name) if gguf else os.path.isdir(name)):
+        raise error([f"{kind} {name!r}: there is no such {'file' if gguf else 'folder'}"])
+    loader: Any = getattr(transformers, LOADERS[kind])
     try:
+        if gguf:
+            folder, file = os.path.split(os.path.abspath(name))
+            return loader.from_pretrained(folder, gguf_file=file, trust_remote_code=False)
         return loader.from_pretrained(name, trust_remote_code=False)
     except UNREADABLE as reason:
         first = str(reason).strip().splitlines()[0]

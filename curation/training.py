@@ -90,8 +90,9 @@ class TrainResult:
     Attributes:
         checkpoint: ``model.ckpt``, for ``curation.models.load_model``.
         metrics: of the trained model: ``train_loss`` (mean over the steps of the last epoch) and, on the validation
-            split, ``val_loss``, ``val_accuracy``, ``val_accuracy_low``, ``val_accuracy_high`` (95 %) and ``val_n``.
-        history: one dict an epoch: ``epoch`` (from 1), ``train_loss``, ``val_loss``, ``val_accuracy``.
+            split, ``val_loss``, ``val_accuracy``, ``val_accuracy_low``, ``val_accuracy_high`` (95 %) and ``val_n``; of a language
+            model ``val_exact`` (answers it gives token for token) in place of ``val_accuracy``.
+        history: one dict an epoch: ``epoch`` (from 1), ``train_loss``, ``val_loss``, ``val_accuracy`` or ``val_exact``.
         seconds: spent training, over all the runs it took.
     """
 
@@ -116,8 +117,10 @@ def train(
     data loader are reseeded so. The global random state is left as it was, the model in eval mode on the CPU.
 
     Args:
-        model: logs what it likes; ``forward`` returns logits [B, K] or an object with ``.logits``.
-        data: ``train_dataloader`` and ``val_dataloader`` yield ``(inputs, int64 codes [B])``.
+        model: logs what it likes; ``forward`` returns logits [B, K], of a language model [B, T, V], or an object with
+            ``.logits``.
+        data: ``train_dataloader`` and ``val_dataloader`` yield ``(inputs, int64 codes [B])``, or questions as
+            ``curation.data.Questions`` does.
         options: how to train.
         out_dir: folder of this training alone; ``last.ckpt`` in it may be deleted once the result is safe.
         callbacks: called by Lightning beside those of the model; to watch the training, not to change it.
@@ -125,7 +128,8 @@ def train(
     Raises:
         TrainingError: the loss is not finite, the machine cannot do what the options ask, it ran out of memory, the
             folder cannot be written to or holds another training.
-        ModelError: the model's hyper-parameters could not be read back from a checkpoint, or it makes no logits of K classes.
+        ModelError: the model's hyper-parameters could not be read back from a checkpoint, or it does not make the logits
+            that the data are for.
         KeyboardInterrupt: Ctrl-C; the same call goes on from the epoch that was interrupted. Likewise after SIGTERM,
             which raises SystemExit with code 143.
     """
@@ -167,15 +171,17 @@ def train(
         trainer.strategy.barrier()
         model.trainer = None  # a copy of the model should not copy trainer and data
         model.cpu().eval()
-        validation = evaluate(model, data.val_dataloader())
+        kind = recorder.kind
+        validation = kind.measure(model, data.val_dataloader())
     metrics = {"train_loss": recorder.history[-1]["train_loss"]}
     metrics |= {f"val_{name}": value for name, value in validation.items()}
     logger.info(
-        "trained %s: %d epochs, %.1f s, validation accuracy %.4f on %d rows",
+        "trained %s: %d epochs, %.1f s, validation %s %.4f on %d rows",
         type(model).__name__,
         len(recorder.history),
         recorder.seconds,
-        validation["accuracy"],
+        kind.rate,
+        validation[kind.rate],
         validation["n"],
     )
     return TrainResult(checkpoint, metrics, recorder.history, recorder.seconds)

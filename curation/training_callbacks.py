@@ -19,7 +19,7 @@ from rich.console import Console
 
 from curation.errors import TrainingError
 from curation.models.checkpoints import write_checkpoint
-from curation.models.evaluation import check_batch, evaluate
+from curation.models.kinds import CLASSIFIER, kind_of
 from curation.models.seeding import seed_all
 
 logger = logging.getLogger("curation.training")
@@ -39,23 +39,26 @@ class Recorder(Callback):
 
     Attributes:
         history: one dict a finished epoch.
+        kind: what the model is, by the batches it is validated on.
         seconds: spent so far, earlier runs included.
     """
 
     def __init__(self, last: Path, seed: int, identity: Mapping[str, str]) -> None:
         self.last, self.seed, self.identity = last, seed, dict(identity)
         self.history: list[dict[str, float]] = []
+        self.kind = CLASSIFIER
         self.seconds = 0.0
         self._losses: list[float] = []
         self._since = time.perf_counter()
         self._fresh_run = True
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse a model that does not classify the rows."""
+        """Refuse a model that does not fit the rows."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         classes = getattr(data, "classes", None)
         for batch in data.val_dataloader():
-            check_batch(pl_module, batch, None if classes is None else len(classes))
+            self.kind = kind_of(batch)
+            self.kind.check(pl_module, batch, None if classes is None else len(classes))
             break
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -93,9 +96,10 @@ class Recorder(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the epoch to the history; what the model does not log itself is measured here."""
         logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        if "val_loss" not in logged or "val_accuracy" not in logged:
-            measured = evaluate(pl_module, trainer.datamodule.val_dataloader())  # type: ignore[attr-defined]
-            logged = {"val_loss": measured["loss"], "val_accuracy": measured["accuracy"]} | logged
+        rate = f"val_{self.kind.rate}"
+        if "val_loss" not in logged or rate not in logged:
+            measured = self.kind.measure(pl_module, trainer.datamodule.val_dataloader())  # type: ignore[attr-defined]
+            logged = {"val_loss": measured["loss"], rate: measured[self.kind.rate]} | logged
         losses = self._losses or [logged.get("train_loss", math.nan)]
         train_loss = trainer.strategy.reduce(torch.tensor(sum(losses) / len(losses)), reduce_op="mean")
         epoch = trainer.current_epoch + 1
@@ -106,7 +110,7 @@ class Recorder(Callback):
                 "epoch": epoch,
                 "train_loss": float(train_loss),
                 "val_loss": logged["val_loss"],
-                "val_accuracy": logged["val_accuracy"],
+                rate: logged[rate],
             }
         )
 
@@ -182,8 +186,9 @@ class Progress(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the figures of the epoch."""
-        text = "epoch {epoch}/{of}: train loss {train_loss:.4f}, validation loss {val_loss:.4f}, accuracy {val_accuracy:.4f}"
-        line = text.format(of=trainer.max_epochs, **self._recorder.history[-1])
+        last, rate = self._recorder.history[-1], self._recorder.kind.rate
+        text = "epoch {epoch}/{of}: train loss {train_loss:.4f}, validation loss {val_loss:.4f}, {rate} {share:.4f}"
+        line = text.format(of=trainer.max_epochs, rate=rate, share=last[f"val_{rate}"], **last)
         if self._bar:
             self._bar.update(self._task, description=line)
         elif trainer.is_global_zero and time.monotonic() - self._last_line >= LINE_EVERY:

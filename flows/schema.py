@@ -44,7 +44,8 @@ class DataSection(Section):
     """Which examples."""
 
     class_path: str = Field(
-        description="The data module: a name of curation.data (Digits, TableData) or package.module.Class of your own."
+        description="The data module: a name of curation.data (Digits, TableData, People, QuestionTable) or "
+        "package.module.Class of your own."
     )
     init_args: Arguments = Field(
         default_factory=dict,
@@ -59,7 +60,7 @@ class ModelSection(Section):
     class_path: str | None = Field(
         default=None,
         description="The model: a name of curation.models or package.module.Class of your own LightningModule; "
-        "empty: the shipped classifier for the kind of data.",
+        "empty: the shipped one for the kind of data.",
     )
     init_args: Arguments = Field(default_factory=dict, description="Arguments of the model's constructor.")
     checkpoint: Path | None = Field(

@@ -1,4 +1,4 @@
-"""Data sets that training, scoring and cleaning see: one class, ``CuratedData``, whatever they were made from.
+"""Data sets that training, indexing and the decisions see: labelled rows (``CuratedData``) and questions (``Questions``).
 
 The names below are imported when first used: the ones without torch stay quick to import.
 """
@@ -10,17 +10,36 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from curation.data.adapter import adapt
-    from curation.data.base import CuratedData, Payload
+    from curation.data.base import CuratedData
     from curation.data.build import build_data
     from curation.data.digits import Digits
+    from curation.data.example_data import ExampleData, Payload
+    from curation.data.people import People
+    from curation.data.question_table import QuestionTable
+    from curation.data.questions import Questions
     from curation.data.table import TableData
 
-__all__ = ["CuratedData", "Digits", "Payload", "TableData", "adapt", "build_data"]
+__all__ = [
+    "CuratedData",
+    "Digits",
+    "ExampleData",
+    "Payload",
+    "People",
+    "QuestionTable",
+    "Questions",
+    "TableData",
+    "adapt",
+    "build_data",
+]
 
 _HOMES = {
     "CuratedData": "base",
-    "Payload": "base",
     "Digits": "digits",
+    "ExampleData": "example_data",
+    "Payload": "example_data",
+    "People": "people",
+    "QuestionTable": "question_table",
+    "Questions": "questions",
     "TableData": "table",
     "adapt": "adapter",
     "build_data": "build",

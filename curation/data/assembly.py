@@ -10,7 +10,8 @@ import numpy as np
 import polars as pl
 from torch import Tensor
 
-from curation.data.base import Contents, PayloadKind, batch_size_problems, encode, with_labels
+from curation.data.base import Contents, encode, with_labels
+from curation.data.example_data import PayloadKind, batch_size_problems
 from curation.data.noise import PROBE_COLUMNS, noise_problems, plant_noise
 from curation.data.rows import LabelledRows
 from curation.errors import DataError

@@ -9,37 +9,15 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
-from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from curation.data.edits import plan_edits
+from curation.data.example_data import ExampleData, Payload, PayloadKind
 from curation.data.rows import LabelledRows
-from curation.errors import DataError
-
-PayloadKind = Literal["features", "image", "text"]
-
-
-@dataclass(frozen=True)
-class Payload:
-    """How one row is shown to a person.
-
-    Attributes:
-        kind: which of the other three is set.
-        image: uint8 [H, W] (grey) or [H, W, 3] (RGB).
-        text: the whole text.
-        features: feature name -> value.
-    """
-
-    kind: PayloadKind
-    image: np.ndarray | None = None
-    text: str | None = None
-    features: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,8 +48,10 @@ class Contents:
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
-class CuratedData(LightningDataModule):
+class CuratedData(ExampleData):
     """A data set of (input, label) rows with ids, that can be trained on, shown and edited.
+
+    Batches are (inputs, codes int64 [B]).
 
     Args:
         contents: what it holds.
@@ -91,18 +71,19 @@ class CuratedData(LightningDataModule):
     """
 
     def __init__(self, contents: Contents, *, batch_size: int = 64, seed: int = 0, num_workers: int = 0) -> None:
-        super().__init__()
-        problems = batch_size_problems(batch_size)
-        if problems:
-            raise DataError(problems)
+        super().__init__(
+            contents.examples,
+            contents.payload_kind,
+            contents.table,
+            {"train": contents.train, "validation": contents.validation},
+            batch_size=batch_size,
+            seed=seed,
+            num_workers=num_workers,
+        )
         self.contents = contents
-        self.examples = contents.examples
         self.classes = contents.classes
-        self.payload_kind = contents.payload_kind
-        self.train_dataset = contents.train
-        self.validation_dataset = contents.validation
-        self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
-        self._train_rows = (contents.examples["split"] == "train").arg_true().to_numpy()
+        self.train_dataset: LabelledRows = contents.train
+        self.validation_dataset: LabelledRows = contents.validation
         self._digest: str | None = None
 
     def digest(self) -> str:
@@ -127,40 +108,9 @@ class CuratedData(LightningDataModule):
             self._digest = hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
         return self._digest
 
-    def train_ids(self) -> list[str] | list[int]:
-        """The ids of the training rows, N, in index order."""
-        return self.examples["example_id"].gather(self._train_rows).to_list()
-
     def train_labels(self) -> np.ndarray:
         """The codes of the training rows, int64 [N], in index order."""
         return self.train_dataset.codes.copy()
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled batches of (inputs, codes int64); the order depends on ``seed`` alone."""
-        generator = torch.Generator().manual_seed(self.seed)
-        return DataLoader(
-            self.train_dataset, self.batch_size, shuffle=True, generator=generator, num_workers=self.num_workers
-        )
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Batches of the validation rows in table order."""
-        return self.ordered_dataloader("validation")
-
-    def ordered_dataloader(self, split: str = "train", batch_size: int | None = None) -> DataLoader[Any]:
-        """Batches of (inputs, codes int64) in index order, every row once.
-
-        Args:
-            split: ``"train"`` or ``"validation"``.
-            batch_size: rows a batch; the data set's own where left out.
-
-        Raises:
-            ValueError: another split.
-        """
-        datasets = {"train": self.train_dataset, "validation": self.validation_dataset}
-        if split not in datasets:
-            raise ValueError(f"ordered_dataloader: split must be train or validation, got {split!r}")
-        size = self.batch_size if batch_size is None else batch_size
-        return DataLoader(datasets[split], size, shuffle=False, num_workers=self.num_workers)
 
     def edited(self, decisions: pl.DataFrame) -> CuratedData:
         """The same data after ``decisions``: dropped training rows gone, relabelled ones with their new label.
@@ -215,13 +165,6 @@ class CuratedData(LightningDataModule):
         """
         shape = tuple(self.train_dataset[0][0].shape)
         return {"input_shape": shape, "num_classes": len(self.classes), **self.contents.defaults}
-
-
-def batch_size_problems(batch_size: object) -> list[str]:
-    """What is wrong with a batch size: nothing, or one sentence."""
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        return [f"batch_size must be a whole number of at least 1, got {batch_size!r}"]
-    return []
 
 
 def encode(labels: pl.Series, classes: list[Any]) -> np.ndarray:

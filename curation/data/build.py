@@ -10,11 +10,11 @@ from lightning import LightningDataModule
 
 from curation.classes import construct, import_class, resolve_paths
 from curation.data.adapter import adapt
-from curation.data.base import CuratedData
+from curation.data.example_data import ExampleData
 from curation.errors import DataError
 
 
-def build_data(class_path: str, init_args: Mapping[str, Any] | None, root: str | Path) -> CuratedData:
+def build_data(class_path: str, init_args: Mapping[str, Any] | None, root: str | Path) -> ExampleData:
     """Construct the data set or LightningDataModule called ``class_path``.
 
     Args:
@@ -29,4 +29,4 @@ def build_data(class_path: str, init_args: Mapping[str, Any] | None, root: str |
     """
     cls = import_class(class_path, LightningDataModule, DataError)
     data = construct(cls, class_path, resolve_paths(cls, init_args or {}, root), DataError)
-    return data if isinstance(data, CuratedData) else adapt(data)
+    return data if isinstance(data, ExampleData) else adapt(data)

@@ -62,11 +62,11 @@ class Columns:
         return [name for name in single if name is not None] + list(self.features or ())
 
 
-def naming_problems(columns: Columns) -> list[str]:
+def naming_problems(columns: object, required: Sequence[str] = ("label",)) -> list[str]:
     """Which of ``columns`` cannot be the name of a column, one sentence each; YAML reads 5 and yes as other things."""
     problems = []
     for use, name in vars(columns).items():
-        if name is None and use != "label":
+        if name is None and use not in required:
             continue
         listed = use == "features"
         names = name if listed and isinstance(name, (list, tuple)) else [None if listed else name]

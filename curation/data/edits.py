@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -39,29 +39,15 @@ def plan_edits(examples: pl.DataFrame, decisions: pl.DataFrame, classes: Sequenc
         DataError: lists all problems: ids that are no training row (decisions of other data), repeated ids, unknown
             decisions, a relabel without a known suggested label, a class that would be left without training rows.
     """
-    where = "decisions"
-    problems = column_problems(decisions, ("example_id", "decision", "suggested_label"), where)
-    if problems:
-        raise DataError(problems)
-    decided = _as_typed(decisions.select("example_id", "decision", "suggested_label"), examples)
-    decided = decided.join(examples.select("example_id", "split"), on="example_id", how="left")
-
-    bad = {
-        "no training row has this id; were the decisions made on other data?": (pl.col("split") != "train").fill_null(
-            True
-        ),
-        "more than one decision for this id": pl.col("example_id").is_duplicated(),
-        f"decision is none of {', '.join(DECISIONS)}": ~pl.col("decision").is_in(DECISIONS).fill_null(False),
-        "relabel without a suggested label that is one of the classes": pl.col("decision").eq_missing("relabel")
-        & ~pl.col("suggested_label").is_in(list(classes)).fill_null(False),
-    }
-    for problem, condition in bad.items():
-        ids = decided.filter(condition)["example_id"].unique(maintain_order=True).to_list()
-        if ids:
-            problems.append(f"{where}: {problem}: {name_rows(ids)}")
-    if problems:
-        raise DataError(problems)
-
+    decided = _checked(
+        examples,
+        decisions,
+        ("example_id", "decision", "suggested_label"),
+        {
+            "relabel without a suggested label that is one of the classes": pl.col("decision").eq_missing("relabel")
+            & ~pl.col("suggested_label").is_in(list(classes)).fill_null(False)
+        },
+    )
     rows = examples.select("example_id", "label", "split").join(
         decided.drop("split"), on="example_id", how="left", maintain_order="left"
     )
@@ -74,18 +60,70 @@ def plan_edits(examples: pl.DataFrame, decisions: pl.DataFrame, classes: Sequenc
     if emptied:
         names = ", ".join(repr(label) for label in emptied)
         raise DataError(
-            [f"{where}: no training row would be left of class {names}; keep some, or send those rows to review"]
+            [f"decisions: no training row would be left of class {names}; keep some, or send those rows to review"]
         )
     return Edits(kept, labels)
 
 
+def plan_drops(examples: pl.DataFrame, decisions: pl.DataFrame) -> pl.Series:
+    """Which rows of ``examples`` stay, Boolean [rows], where rows have no label that could change.
+
+    Args:
+        examples: columns ``example_id`` and ``split``.
+        decisions: columns ``example_id`` and ``decision``, otherwise as for :func:`plan_edits`.
+
+    Raises:
+        DataError: lists all problems: ids that are no training row, repeated ids, unknown decisions, relabels; or no training
+            row would be left.
+    """
+    relabel = {"relabel: these rows have no label; drop or keep them": pl.col("decision").eq_missing("relabel")}
+    decided = _checked(examples, decisions, ("example_id", "decision"), relabel)
+    dropped = decided.filter(pl.col("decision") == "drop")["example_id"]
+    kept = ~examples["example_id"].is_in(dropped.implode())
+    if not (kept & (examples["split"] == "train")).any():
+        raise DataError(["decisions: no training row would be left; keep some"])
+    return kept
+
+
+def _checked(
+    examples: pl.DataFrame, decisions: pl.DataFrame, columns: Sequence[str], further: Mapping[str, pl.Expr]
+) -> pl.DataFrame:
+    """``columns`` of ``decisions`` in the types of ``examples``, and the split of each row.
+
+    Raises:
+        DataError: lists all problems: those every data set has and the ``further`` ones, problem -> rows that have it.
+    """
+    where = "decisions"
+    problems = column_problems(decisions, columns, where)
+    if problems:
+        raise DataError(problems)
+    decided = _as_typed(decisions.select(columns), examples)
+    decided = decided.join(examples.select("example_id", "split"), on="example_id", how="left")
+    bad = {
+        "no training row has this id; were the decisions made on other data?": (pl.col("split") != "train").fill_null(
+            True
+        ),
+        "more than one decision for this id": pl.col("example_id").is_duplicated(),
+        f"decision is none of {', '.join(DECISIONS)}": ~pl.col("decision").is_in(DECISIONS).fill_null(False),
+        **further,
+    }
+    for problem, condition in bad.items():
+        ids = decided.filter(condition)["example_id"].unique(maintain_order=True).to_list()
+        if ids:
+            problems.append(f"{where}: {problem}: {name_rows(ids)}")
+    if problems:
+        raise DataError(problems)
+    return decided
+
+
 def _as_typed(decisions: pl.DataFrame, examples: pl.DataFrame) -> pl.DataFrame:
     """``decisions`` in the types of ``examples``; DataError when they are of another kind."""
-    wanted = {
+    types = {
         "example_id": examples.schema["example_id"],
         "decision": pl.String(),
-        "suggested_label": examples.schema["label"],
+        "suggested_label": examples.schema.get("label"),
     }
+    wanted = {name: types[name] for name in decisions.columns}
     problems = [
         f"decisions: column {name!r} holds {found}, expected {wanted[name]} as in the examples"
         for name, found in decisions.schema.items()

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from curation.data.base import PayloadKind
 from curation.data.columns import Columns, feature_inputs, text_problems
+from curation.data.example_data import PayloadKind
 from curation.data.images import MODES, array_images, file_images
 from curation.data.tokens import encoder_ids, hashed_ids
 from curation.errors import DataError

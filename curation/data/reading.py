@@ -1,4 +1,4 @@
-"""Reading a user's Parquet, CSV or JSONL file, and saying in plain words why one cannot be read."""
+"""Reading a user's Parquet, CSV, JSONL or JSON file, and saying in plain words why one cannot be read."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import polars as pl
 from curation.errors import DataError
 from curation.examples import Position, name_rows
 
-FORMATS = (".parquet", ".csv", ".jsonl", ".ndjson")
+FORMATS = (".parquet", ".csv", ".jsonl", ".ndjson", ".json")
 OBJECT = 'one object, such as {"text": "fine", "label": "good"}'
 
 
 def read_table(path: str | Path) -> pl.DataFrame:
-    """Read a whole Parquet, CSV or JSONL file, told apart by the end of its name.
+    """Read a whole Parquet, CSV, JSONL or JSON (a list of objects) file, told apart by the end of its name.
 
     In a CSV, whole numbers written with leading zeros (``007``) stay text: as numbers they would be other ids.
 
@@ -41,11 +41,13 @@ def read_table(path: str | Path) -> pl.DataFrame:
         # Opened here: polars would take brackets in the path for a pattern, and a byte order mark for content.
         with path.open("rb") as file:
             file.seek(len(codecs.BOM_UTF8) if file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8 else 0)
+            if suffix == ".json":
+                return _named(pl.read_json(file, infer_schema_length=None), path)
             return _named(pl.read_ndjson(file, infer_schema_length=None), path)
     except OSError as error:
         raise DataError([f"{path}: the file cannot be read: {error.strerror or error}"]) from error
     except pl.exceptions.PolarsError as error:
-        explain = {".parquet": _why_no_parquet, ".csv": _why_no_csv}.get(suffix, _why_no_jsonl)
+        explain = {".parquet": _why_no_parquet, ".csv": _why_no_csv, ".json": _why_no_json}.get(suffix, _why_no_jsonl)
         raise DataError([f"{path}: {explain(path)}"]) from error
 
 
@@ -149,6 +151,20 @@ def _why_no_jsonl(path: Path) -> str:
                         "key must be of one kind"
                     )
     return f"this is not a JSONL file with values of one kind for each key; each line must hold {OBJECT}"
+
+
+def _why_no_json(path: Path) -> str:
+    advice = f"expected a list of objects: [{OBJECT[len('one object, such as ') :]}, ...]"
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refuse)
+    except ValueError as error:
+        return f"this is not JSON ({error}); {advice}"
+    if not isinstance(rows, list):
+        return f"this holds a {_json_kind(rows)}; {advice}"
+    for position, row in enumerate(rows):
+        if not isinstance(row, dict):
+            return f"{name_rows([Position(position)])} is a {_json_kind(row)}; {advice}"
+    return f"the values of one key are not of one kind; {advice}"
 
 
 def _json_kind(value: object) -> str:

@@ -1,4 +1,4 @@
-"""What the shipped classifiers share: the loss, the logged figures and the optimizer.
+"""What the shipped classifiers share: the loss and the logged figures.
 
 Axes: B rows of a batch, K classes.
 """
@@ -6,19 +6,14 @@ Axes: B rows of a batch, K classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import torch
-from lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional
 
-from curation.errors import ModelError
-
-SCHEDULES = ("constant", "cosine")
+from curation.models.optimised import OptimisedModule
 
 
-class Classifier(LightningModule):
+class Classifier(OptimisedModule):
     """A LightningModule whose ``forward`` maps inputs to logits [B, K], trained with cross entropy and AdamW.
 
     Subclasses build their layers, with the classification head as their last ``nn.Linear``, and write ``forward``. The
@@ -43,20 +38,10 @@ class Classifier(LightningModule):
         schedule: str = "constant",
         problems: Sequence[str] = (),
     ) -> None:
-        super().__init__()
-        lr, weight_decay = float(lr), float(weight_decay)  # YAML reads 1e-3 as a string
         found = list(problems)
         if num_classes < 2:
             found.append(f"num_classes must be at least 2, got {num_classes}")
-        if not lr > 0:
-            found.append(f"lr must be positive, got {lr}")
-        if not weight_decay >= 0:
-            found.append(f"weight_decay must not be negative, got {weight_decay}")
-        if schedule not in SCHEDULES:
-            found.append(f"schedule must be one of {', '.join(SCHEDULES)}; got {schedule!r}")
-        if found:
-            raise ModelError(f"{type(self).__name__}: " + "; ".join(found))
-        self._lr, self._weight_decay, self._schedule = lr, weight_decay, schedule
+        super().__init__(lr, weight_decay, schedule, found)
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         """Mean cross entropy of one batch ``(inputs, int64 codes [B])``, logged as ``train_loss``."""
@@ -72,18 +57,6 @@ class Classifier(LightningModule):
         accuracy = (logits.argmax(dim=1) == targets).float().mean()
         figures = {"val_loss": functional.cross_entropy(logits, targets), "val_accuracy": accuracy}
         self.log_dict(figures, batch_size=len(targets), sync_dist=True)
-
-    def configure_optimizers(self) -> Any:
-        """AdamW over the parameters that require a gradient, with the schedule asked for."""
-        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        # Twice as fast on a CPU where the embedding is large; on a GPU it would exclude clipping under 16-mixed.
-        fused = all(parameter.device.type == "cpu" for parameter in trainable)
-        optimizer = torch.optim.AdamW(trainable, lr=self._lr, weight_decay=self._weight_decay, fused=fused)
-        if self._schedule == "constant":
-            return optimizer
-        steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
 def dense(width: int, hidden: Sequence[int]) -> nn.Sequential:

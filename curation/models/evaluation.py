@@ -20,6 +20,8 @@ from curation.errors import ModelError
 Z95 = 1.959963984540054
 # Enough to see what a model makes of a batch, few enough for a large encoder that is still on the CPU.
 PROBED_ROWS = 2
+# What a model raises on inputs that are not for it.
+UNUSABLE = (RuntimeError, ValueError, TypeError, LookupError, AttributeError)
 
 
 def evaluate(model: nn.Module, loader: Iterable[Sequence[Tensor]]) -> dict[str, float]:
@@ -37,7 +39,7 @@ def evaluate(model: nn.Module, loader: Iterable[Sequence[Tensor]]) -> dict[str, 
         ValueError: the loader has no rows.
     """
     correct, loss, rows = 0, 0.0, 0
-    with _measuring(model) as device:
+    with measuring(model) as device:
         for inputs, targets in loader:
             targets = targets.to(device)
             logits = logits_of(model(inputs.to(device))).float()
@@ -71,9 +73,9 @@ def check_batch(model: nn.Module, batch: Sequence[Tensor], num_classes: int | No
     inputs, targets = (part[:PROBED_ROWS] for part in batch)
     name, rows = type(model).__name__, f"rows of shape {list(inputs.shape[1:])}, {inputs.dtype}"
     try:
-        with _measuring(model) as device:
+        with measuring(model) as device:
             logits = logits_of(model(inputs.to(device)))
-    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+    except UNUSABLE as error:
         raise ModelError(f"{name} fails on the data, {rows}: {type(error).__name__}: {error}") from error
     shape = list(logits.shape) if isinstance(logits, Tensor) else [type(logits).__name__]
     fits = len(shape) == 2 and shape[0] == len(targets)
@@ -85,7 +87,7 @@ def check_batch(model: nn.Module, batch: Sequence[Tensor], num_classes: int | No
 
 
 @contextmanager
-def _measuring(model: nn.Module) -> Iterator[torch.device]:
+def measuring(model: nn.Module) -> Iterator[torch.device]:
     """Eval mode without gradients, and the device ``model`` is on; its modes are as before afterwards."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
@@ -98,7 +100,7 @@ def _measuring(model: nn.Module) -> Iterator[torch.device]:
 
 
 def logits_of(output: Any) -> Tensor:
-    """The logits [B, K] in what a model returned: a tensor, or an object with ``.logits``."""
+    """The logits in what a model returned: a tensor, or an object with ``.logits``."""
     return output if isinstance(output, Tensor) else output.logits
 
 

@@ -32,7 +32,7 @@ NEIGHBOUR_NOTE = (
 
 
 class Showable(Protocol):
-    """How one row is shown; `curation.data.base.Payload` is one."""
+    """How one row is shown; `curation.data.example_data.Payload` is one."""
 
     @property
     def kind(self) -> str:

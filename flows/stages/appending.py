@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torch.utils.data import DataLoader, Subset
-
 from curation.errors import ModelError
 from flows.stages.common import Arguments, Output, Progress, open_data
 from flows.stages.indexing import open_index
@@ -33,7 +31,7 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
         there = set(known)
         new = [row for row, name in enumerate(names) if name not in there]
         if new:
-            loader = DataLoader(Subset(data.train_dataset, new), batch_size=arguments["index"]["batch_size"])
+            loader = data.rows_dataloader(new, arguments["index"]["batch_size"])
             attributor.append(loader, ids=[names[row] for row in new])  # type: ignore[arg-type]
     except StoreError as error:
         raise ModelError(f"index.path: {error}") from error

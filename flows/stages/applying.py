@@ -18,5 +18,5 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     """
     data = open_data(arguments)
     edited = data.edited(pl.read_parquet(arguments["decisions"]))
-    write_parquet_atomic(edited.contents.table, folder / "cleaned.parquet")
+    write_parquet_atomic(edited.table, folder / "cleaned.parquet")
     return Output({"digest": edited.digest(), "rows": len(edited.train_dataset)}, {"cleaned": "cleaned.parquet"})

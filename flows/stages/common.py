@@ -11,10 +11,11 @@ import polars as pl
 import torch
 from lightning import LightningModule
 
-from curation.data import CuratedData, build_data
+from curation.data import CuratedData, ExampleData, build_data
 from curation.errors import DataError
 from curation.models import build_model, load_model
 from flows.files import digest_of
+from lorif_core import CausalLM, Classification, Objective
 
 Progress = Callable[[str, int, int | None], None]
 Arguments = Mapping[str, Any]
@@ -23,9 +24,10 @@ DEFAULT_MODELS = {
     "image": "curation.models.ImageClassifier",
     "text": "curation.models.TextClassifier",
     "features": "curation.models.TabularClassifier",
+    "questions": "curation.models.TinyGPT",
 }
 
-_opened: dict[str, CuratedData] = {}
+_opened: dict[str, ExampleData] = {}
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Output:
     spent: tuple[str, ...] = ()
 
 
-def open_data(arguments: Arguments) -> CuratedData:
+def open_data(arguments: Arguments) -> ExampleData:
     """The data of a job (``data``: class_path and init_args, ``root``), read once a process.
 
     Raises:
@@ -66,18 +68,35 @@ def open_data(arguments: Arguments) -> CuratedData:
     return data
 
 
-def model_class(arguments: Arguments, data: CuratedData) -> str:
-    """Dotted path of the model's class: what the job names, else the shipped classifier for this kind of data."""
+def open_labelled(arguments: Arguments) -> CuratedData:
+    """The data of a job that is about labels, as :func:`open_data`.
+
+    Raises:
+        DataError: the rows have no labels.
+    """
+    data = open_data(arguments)
+    if not isinstance(data, CuratedData):
+        raise DataError([f"{arguments['data']['class_path']} holds {data.payload_kind}; expected rows with labels"])
+    return data
+
+
+def objective_of(data: ExampleData) -> Objective:
+    """What is differentiated for these rows: the loss a model of them is trained with, summed over tokens."""
+    return CausalLM() if data.payload_kind == "questions" else Classification()
+
+
+def model_class(arguments: Arguments, data: ExampleData) -> str:
+    """Dotted path of the model's class: what the job names, else the shipped model for this kind of data."""
     return qualified(arguments["model"]["class_path"] or DEFAULT_MODELS[data.payload_kind], "curation.models")
 
 
-def new_model(arguments: Arguments, data: CuratedData, seed: int) -> LightningModule:
+def new_model(arguments: Arguments, data: ExampleData, seed: int) -> LightningModule:
     """The model of a job with fresh weights drawn from ``seed``."""
     init_args, root = arguments["model"]["init_args"], arguments["root"]
     return build_model(model_class(arguments, data), init_args, data.model_defaults(), seed=seed, root=root)
 
 
-def trained_model(arguments: Arguments, data: CuratedData, checkpoint: str | Path) -> LightningModule:
+def trained_model(arguments: Arguments, data: ExampleData, checkpoint: str | Path) -> LightningModule:
     """The model of a job with the weights of ``checkpoint``, in eval mode, on the job's device."""
     init_args, root = arguments["model"]["init_args"], arguments["root"]
     model = load_model(model_class(arguments, data), checkpoint, init_args, data.model_defaults(), root=root)
@@ -92,7 +111,7 @@ def device(arguments: Arguments) -> torch.device:
     return torch.device("cuda")
 
 
-def true_labels(data: CuratedData) -> pl.Series | None:
+def true_labels(data: ExampleData) -> pl.Series | None:
     """The true labels of the training rows, [N] in index order; None where they are not known."""
     train = data.examples.filter(split="train")
     return train["true_label"] if "true_label" in train.columns else None

@@ -11,7 +11,7 @@ from torch import nn
 
 from curation.data import CuratedData
 from curation.models.evaluation import logits_of, wilson
-from flows.stages.common import Arguments, Output, Progress, device, open_data, trained_model
+from flows.stages.common import Arguments, Output, Progress, device, open_labelled, trained_model
 
 RESAMPLES = 10_000
 
@@ -23,7 +23,7 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
         ``values``: ``before`` and ``after`` (``accuracy``, ``low``, ``high``: 95 % Wilson interval; after is None
         without a second model), ``difference`` (``value``, ``low``, ``high``: 95 % paired bootstrap) and ``n``.
     """
-    data = open_data(arguments)
+    data = open_labelled(arguments)
     before = correct(trained_model(arguments, data, arguments["checkpoint"]), data, arguments, progress)
     values: dict[str, Any] = {"n": len(before), "before": _share(before), "after": None, "difference": None}
     if arguments["checkpoint_after"] is not None:

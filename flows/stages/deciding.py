@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from curation.data import CuratedData
 from curation.examples import write_parquet_atomic
 from curation.mislabel import DecisionRule, decide, estimate_errors, loo_probabilities
-from flows.stages.common import Arguments, Output, Progress, open_data, true_labels
+from flows.stages.common import Arguments, Output, Progress, open_labelled, true_labels
 from flows.stages.indexing import open_index
 from flows.stages.neighbours import Neighbours, strongest
 from lorif_core import LoRIF
@@ -31,7 +31,7 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
         ``values``: counts, and how well the signals find the rows known to be wrong (`measured`); files ``decisions`` and
         ``neighbours`` (``position`` of a row, ``neighbour``, ``score``; positive = speaks for the suggested label).
     """
-    data, use = open_data(arguments), arguments["signals"]["use"]
+    data, use = open_labelled(arguments), arguments["signals"]["use"]
     scores = pl.read_parquet(arguments["scores"])
     labels = data.train_labels()
     probabilities = loo_probabilities(np.load(arguments["kernel"], allow_pickle=False), labels)

@@ -8,10 +8,10 @@ from typing import Any
 
 from lightning import LightningModule
 
-from curation.data import CuratedData
+from curation.data import ExampleData
 from flows.schema import HOW_ONLY
-from flows.stages.common import Arguments, Progress, open_data, trained_model
-from lorif_core import Classification, LoRIF
+from flows.stages.common import Arguments, Progress, objective_of, open_data, trained_model
+from lorif_core import LoRIF
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ def indexed(arguments: Arguments, progress: Progress) -> tuple[LoRIF, Rows]:
 
 
 def attributor_and_rows(
-    arguments: Arguments, data: CuratedData, model: LightningModule, progress: Progress
+    arguments: Arguments, data: ExampleData, model: LightningModule, progress: Progress
 ) -> tuple[LoRIF, Rows]:
     """The attributor of a job over a model, and its training rows."""
     options = {name: value for name, value in arguments["index"].items() if name not in HOW_ONLY | {"batch_size"}}
     rows = Rows(data.ordered_dataloader("train", arguments["index"]["batch_size"]), data.train_ids())
-    return LoRIF(model, Classification(), **options, progress=progress), rows
+    return LoRIF(model, objective_of(data), **options, progress=progress), rows

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from lightning import LightningModule
 
-from curation.data import CuratedData
+from curation.data import ExampleData
 from flows.files import digest_file
 from flows.stages import ray_tasks, torchrun
-from flows.stages.common import Arguments, Output, Progress, trained_model
+from flows.stages.common import Arguments, Output, Progress, objective_of, trained_model
 from flows.stages.indexed import indexed
-from lorif_core import Classification, FactorStore, LoRIF, StoreError
+from lorif_core import FactorStore, LoRIF, StoreError
 from lorif_core.index import PARTS
 from lorif_core.manifest import MANIFEST, read_manifest
 
@@ -55,10 +55,10 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     )
 
 
-def open_index(arguments: Arguments, data: CuratedData, progress: Progress) -> tuple[LoRIF, LightningModule]:
+def open_index(arguments: Arguments, data: ExampleData, progress: Progress) -> tuple[LoRIF, LightningModule]:
     """The attributor of the job's ``index_path``, and its model, whose weights are those of ``checkpoint``."""
     model = trained_model(arguments, data, arguments["checkpoint"])
-    return LoRIF.load(arguments["index_path"], model, Classification(), progress=progress), model
+    return LoRIF.load(arguments["index_path"], model, objective_of(data), progress=progress), model
 
 
 def _damage(index: Path) -> str | None:

@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from curation.data import CuratedData
 from curation.errors import ModelError, TrainingError
 from curation.examples import table_digest
 from curation.mislabel import forward_pass
-from curation.models import check_batch
+from curation.models import kind_of
 from flows.files import digest_file, digest_of
 from flows.stages.common import (
     Arguments,
@@ -20,6 +21,7 @@ from flows.stages.common import (
     model_class,
     new_model,
     open_data,
+    open_labelled,
     trained_model,
     true_labels,
 )
@@ -50,9 +52,11 @@ def load(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     else:
         model = trained_model(arguments, data, checkpoint)
     batch = next(iter(data.ordered_dataloader("train")))
-    check_batch(model, batch, len(data.classes))
+    classes = list(data.classes) if isinstance(data, CuratedData) else []
+    kind_of(batch).check(model, batch, len(classes))
     _check_layers(model, arguments["index"])
     if "signals" in arguments:
+        open_labelled(arguments)
         _check_head(model, batch)
     index = arguments["index"]["path"]
     if index is not None:
@@ -73,10 +77,10 @@ def load(arguments: Arguments, folder: Path, progress: Progress) -> Output:
             "digest": data.digest(),
             "n_train": len(data.train_dataset),
             "n_validation": len(data.validation_dataset),
-            "classes": list(data.classes),
+            "classes": classes,
             "kind": data.payload_kind,
             "n_planted": planted,
-            "table": table_digest(data.contents.table),
+            "table": table_digest(data.table),
             "truth": None if truth is None else digest_of(truth.to_list()),
             "model": {
                 "class_path": model_class(arguments, data),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch.utils.data import DataLoader, Subset
 
-from flows.stages.common import Arguments, Output, Progress, open_data
+from flows.stages.common import Arguments, Output, Progress, open_labelled
 from flows.stages.indexing import open_index
 
 
@@ -17,7 +17,7 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
         ``values``: ``queries``, one entry a row: ``row``, ``example_id``, ``label`` and ``neighbours`` (``example_id``,
         ``label``, ``score``; positive = supporter), strongest first.
     """
-    data = open_data(arguments)
+    data = open_labelled(arguments)
     attributor, _ = open_index(arguments, data, progress)
     rows = arguments["rows"]
     loader = DataLoader(Subset(data.validation_dataset, rows), batch_size=arguments["index"]["batch_size"])

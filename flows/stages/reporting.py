@@ -26,7 +26,7 @@ from curation.report.model import (
     SignalSummary,
 )
 from curation.report.render import write
-from flows.stages.common import Arguments, Output, Progress, open_data, true_labels
+from flows.stages.common import Arguments, Output, Progress, open_labelled, true_labels
 
 CURVES = {"val_accuracy": ("Validation accuracy", "fraction"), "train_loss": ("Training loss", "number")}
 
@@ -51,7 +51,7 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
         folder: where the page is put.
         progress: told nothing; this takes a second.
     """
-    data = open_data(arguments)
+    data = open_labelled(arguments)
     summary = arguments["summary"]
     scores, decisions = pl.read_parquet(arguments["scores"]), pl.read_parquet(arguments["decisions"])
     report = CleanReport(

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Subset
 from curation.data import CuratedData
 from curation.examples import write_parquet_atomic
 from curation.mislabel import forward_pass, kernel_loo, signals
-from flows.stages.common import Arguments, Output, Progress, device, open_data
+from flows.stages.common import Arguments, Output, Progress, device, open_labelled
 from flows.stages.indexing import open_index
 from flows.stages.neighbours import strongest
 from lorif_core import LoRIF
@@ -33,7 +33,7 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     Returns:
         Files ``scores`` (``example_id`` and one column a signal) and ``kernel`` (leave-one-out scores, float64 [N, K]).
     """
-    data, wanted = open_data(arguments), arguments["signals"]
+    data, wanted = open_labelled(arguments), arguments["signals"]
     attributor, model = open_index(arguments, data, progress)
     loader = data.ordered_dataloader("train", arguments["index"]["batch_size"])
     forward = forward_pass(model, counted(loader, len(data.train_dataset), progress), device(arguments))
