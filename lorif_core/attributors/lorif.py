@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -22,7 +22,6 @@ from lorif_core.attributors.maintained import Maintained
 from lorif_core.capture import frozen
 from lorif_core.contraction import dense
 from lorif_core.curvature import GRAM_SIDE, MEMORY_LIMIT, fit_curvature
-from lorif_core.damping import rescaled
 from lorif_core.digests import model_fingerprint
 from lorif_core.errors import StoreError
 from lorif_core.gradients import device_of, read_plan
@@ -46,8 +45,8 @@ from lorif_core.query_cache import query_cache, together
 from lorif_core.ranks import fit_on_all_ranks, ranks
 from lorif_core.remote import checkout
 from lorif_core.scoring import Queries, TopK, all_scores, prepared, self_influence, top_k
+from lorif_core.shared_curvature import read_shares
 from lorif_core.store import FactorStore, Ids
-from lorif_core.whitening import PRECONDITIONED
 
 log = logging.getLogger(__name__)
 
@@ -172,7 +171,7 @@ class LoRIF(Maintained):
         """
         build = self.build(loader, path, ids)
         if ranks() > 1:
-            fit_on_all_ranks(build, self.finish)
+            fit_on_all_ranks(build, self.fit_layers, self.finish)
         else:
             build.run()
             self.finish(build.path)
@@ -184,7 +183,7 @@ class LoRIF(Maintained):
         return Build(self.model, self.objective, self.options, loader, folder, ids, self._progress, self.bucket)
 
     def finish(self, folder: Path) -> None:
-        """Take the whole index in `folder` and the curvature kept there, or fit it: the last step of a build."""
+        """Take the whole index in `folder` and the curvature kept there, or fit what is missing: the last step of a build."""
         self._store, self._curvature = FactorStore.open(folder), None
         self._curvature = self._fit_curvature(keep=True)
 
@@ -354,11 +353,10 @@ class LoRIF(Maintained):
             keep: put what was fitted beside the index.
             anew: do not read what is there.
         """
-        if self.options.projection in PRECONDITIONED:
+        if not self._curved:
             return identities({layer.name: layer.size for layer in self.store.manifest.layers}, self.device)
-        wanted = {"options": asdict(self.curvature_options), "data": self.store.manifest.data_digest()}
         folder, manifest = self.store.path, self.store.manifest
-        damping = rescaled({} if anew else manifest.curvature or {}, wanted)
+        damping = None if anew else self._kept_damping()
         if damping is not None:
             try:
                 return read_curvature(folder, manifest, damping, self.device)
@@ -366,9 +364,16 @@ class LoRIF(Maintained):
                 if not keep:
                     raise
                 log.warning("%s; fitting it anew", error)
-        found = fit_curvature(self.store, self.curvature_options, self.device, self._progress, self._memory_limit)
+        found = {} if anew else read_shares(self.store, self.curvature_options, self.device)
+        names = [layer.name for layer in manifest.layers]
+        if missing := [name for name in names if name not in found]:
+            limit = self._memory_limit
+            found |= fit_curvature(self.store, self.curvature_options, self.device, self._progress, limit, missing)
+        found = {name: found[name] for name in names}
         if keep:
-            self._store = FactorStore(folder, replace_curvature(folder, manifest, found, wanted), self.store.trust)
+            self._store = FactorStore(
+                folder, replace_curvature(folder, manifest, found, self._curvature_record()), self.store.trust
+            )
         return found
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import nn
 
 from lorif_core.addition import Append
 from lorif_core.attributors.base import Attributor
+from lorif_core.damping import rescaled
 from lorif_core.estimating import Estimate, estimate
 from lorif_core.index import Build, Progress
 from lorif_core.inverse import LayerInverse
@@ -19,7 +21,9 @@ from lorif_core.merging import compact
 from lorif_core.objectives import Batch, Objective
 from lorif_core.options import CurvatureOptions, IndexOptions
 from lorif_core.removal import Purged, purge
+from lorif_core.shared_curvature import write_share
 from lorif_core.store import FactorStore, Ids
+from lorif_core.whitening import PRECONDITIONED
 
 
 class Maintained(Attributor):
@@ -52,6 +56,29 @@ class Maintained(Attributor):
     @abstractmethod
     def build(self, loader: Iterable[Batch], path: str | Path, ids: Ids | None = None) -> Build:
         """The making of the index at `path`."""
+
+    @property
+    def _curved(self) -> bool:
+        """Whether H is made of the stored gradients; a whitened index has it in its projections."""
+        return self.options.projection not in PRECONDITIONED
+
+    def _curvature_record(self) -> dict[str, Any]:
+        """What the curvature is of: these options and the rows of the index."""
+        return {"options": asdict(self.curvature_options), "data": self.store.manifest.data_digest()}
+
+    def _kept_damping(self) -> dict[str, float] | None:
+        """Each layer's lambda for the curvature beside the index; None where it is of other options or rows."""
+        return rescaled(self.store.manifest.curvature or {}, self._curvature_record())
+
+    def fit_layers(self, folder: Path, worker: int, workers: int) -> None:
+        """Fit the curvature of the layers of one worker, 0 .. `workers` - 1, of the whole index in `folder`.
+
+        They are kept beside it until `finish` takes those of all workers: see `lorif_core.shared_curvature`.
+        """
+        self._store, self._curvature = FactorStore.open(folder), None
+        if self._curved and self._kept_damping() is None:
+            options, limit = self.curvature_options, self._memory_limit
+            write_share(self._store, options, self.device, self._progress, limit, worker, workers)
 
     def estimate(self, loader: Iterable[Batch]) -> Estimate:
         """What `fit` over this loader will take: bytes, seconds, memory; a few batches are run, nothing is written.
