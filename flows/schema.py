@@ -102,10 +102,10 @@ HOW_ONLY = {"path", "workers", "runner"}
 class IndexSection(Section):
     """How LoRIF indexes the training rows."""
 
-    path: Path | None = Field(
+    path: str | None = Field(
         default=None,
-        description="An index built before, used as it is; it must be of this model and these data, and made with the "
-        "options given beside it.",
+        description="An index built before, its folder or a URL such as s3://bucket/index, used as it is; it must be of this "
+        "model and these data, and made with the options given beside it.",
     )
     projection: Literal["pca", "rademacher", "identity", "whitened", "kfac", "kfac_true"] = Field(
         default="pca", description="Two-sided projection of each layer's gradient."

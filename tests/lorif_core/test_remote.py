@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
@@ -15,25 +14,6 @@ from lorif_core import store as store_module
 from lorif_core.remote import checkout
 from tests.lorif_core.test_lasting import NAMES, fitted, part
 from tests.lorif_core.test_store import files, loader, network
-
-
-@pytest.fixture(scope="module")
-def s3_server() -> Iterator[None]:
-    """An S3 server, and what its clients read of it (extra packages: s3fs, moto[server])."""
-    from moto.server import ThreadedMotoServer
-    from s3fs import S3FileSystem
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    settings = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
-    with pytest.MonkeyPatch.context() as patched:
-        for name, value in (settings | {"AWS_ENDPOINT_URL": f"http://{host}:{port}"}).items():
-            patched.setenv(name, value)
-        S3FileSystem.clear_instance_cache()
-        yield
-    S3FileSystem.clear_instance_cache()
-    server.stop()
 
 
 @pytest.fixture(params=["memory", pytest.param("s3", marks=pytest.mark.slow)])
