@@ -12,6 +12,7 @@ import torch
 from lorif_core import Classification, FactorStore, LoRIF, StoreError, purge, verify
 from lorif_core import store as store_module
 from lorif_core.remote import checkout
+from tests.lorif_core.against_oracle import StoppingLoader
 from tests.lorif_core.test_lasting import NAMES, fitted, part
 from tests.lorif_core.test_store import files, loader, network
 
@@ -73,16 +74,10 @@ def test_an_index_is_used_and_changed_from_two_machines(url: str, machine, tmp_p
 
 
 def test_a_killed_fit_goes_on_on_another_machine(url: str, machine, tmp_path: Path) -> None:
-    class Stops(list):
-        def __iter__(self):
-            for number, batch in enumerate(part(0, 100)):
-                if number == 9:
-                    raise KeyboardInterrupt
-                yield batch
-
+    stops = StoppingLoader(list(part(0, 100)), 9, KeyboardInterrupt)
     options = {"projection": "rademacher", "bits": 32}
     with pytest.raises(KeyboardInterrupt):
-        LoRIF(network(), Classification(), **options).fit(Stops(), url, ids=NAMES[:100])
+        LoRIF(network(), Classification(), **options).fit(stops, url, ids=NAMES[:100])
     assert "shards/00000.safetensors" in objects(url)
     with pytest.raises(StoreError, match="unfinished"):
         FactorStore.open(url)
