@@ -142,18 +142,20 @@ class IndexSection(Section):
     workers: int | None = Field(
         default=None,
         ge=1,
-        description="Processes that share the rows, each on a device of its own; empty: as many as train.devices.",
+        description="Processes that share the index, and the scores of a large one, each on a device of its own; empty: as "
+        "many as train.devices.",
     )
     runner: Literal["local", "ray"] = Field(
         default="local",
         description="Where they run: on this machine, or on the Ray cluster that RAY_ADDRESS names (one of this machine's own "
-        "where it is not set), all of whose machines must see the workspace under the same path.",
+        "where it is not set), all of whose machines must see the workspace under the same path and reach Prefect's server "
+        "(PREFECT_API_URL).",
     )
 
     @model_validator(mode="after")
     def _ray_is_there(self) -> Self:
-        if self.runner == "ray" and importlib.util.find_spec("ray") is None:
-            raise ValueError("runner: ray needs the package ray: pip install 'lorif-curation[ray]'")
+        if self.runner == "ray" and importlib.util.find_spec("prefect_ray") is None:
+            raise ValueError("runner: ray needs the package prefect-ray: pip install 'lorif-curation[ray]'")
         return self
 
     @model_validator(mode="after")
