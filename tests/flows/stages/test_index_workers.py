@@ -152,7 +152,7 @@ indexing.run({by_two(job)!r}, Path({str(tmp_path)!r}), lambda text, done, total:
     while not all(lock.exists() and lock.read_text() for lock in locks):
         assert time.monotonic() < end
         time.sleep(0.05)
-    ranks = [int(lock.read_text()) for lock in locks]
+    ranks = [int(lock.read_text().split()[0]) for lock in locks]
     stage.kill()
     stage.wait()
     while any(alive(pid) for pid in ranks):
