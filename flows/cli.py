@@ -137,7 +137,7 @@ def _index(tokens: list[str]) -> int:
     name = f"curate index {command}"
     if command in ("info", "verify", "purge", "compact", "refit"):
         parser = _Parser(name, description=INDEX_COMMANDS[command])
-        parser.add_argument("path", metavar="INDEX", help="folder of the index")
+        parser.add_argument("path", metavar="INDEX", help="folder of the index, or a URL such as s3://bucket/index")
         parser.add_argument("--json", action="store_true", help="print JSON")
     else:
         from flows.schema import IndexConfig

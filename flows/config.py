@@ -273,10 +273,10 @@ def _insert(tree: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _resolve(tree: Any, parts: Sequence[str], base: Path) -> None:
-    """Make the text at ``parts`` an absolute path, when it is there."""
+    """Make the text at ``parts`` an absolute path, when it is there and no URL."""
     for name in parts[:-1]:
         tree = tree.get(name) if isinstance(tree, dict) else None
-    if isinstance(tree, dict) and isinstance(tree.get(parts[-1]), str):
+    if isinstance(tree, dict) and isinstance(tree.get(parts[-1]), str) and "://" not in tree[parts[-1]]:
         tree[parts[-1]] = str(base / Path(tree[parts[-1]]).expanduser())
 
 

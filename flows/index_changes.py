@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import argparse
 import json
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from rich.console import Console
 
 from flows.errors import ConfigError
-from flows.index_jobs import index_folder, no_more, read_config, resolver
+from flows.index_jobs import existing, no_more, read_config, resolver, store_errors, whole_name
 from flows.modelling import ModelRun
 from flows.screen import Screen
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from flows.worker import Progress
 
 
 def append(options: argparse.Namespace, tokens: list[str]) -> int:
     """Add the training rows of the data that the index does not have yet, by their ids."""
     config = read_config(options, tokens)
     if config.index.path is None:
-        raise ConfigError("index.path: name the index to add to (--index.path FOLDER)")
-    path = _existing(config.index.path)
+        raise ConfigError("index.path: name the index to add to (--index.path FOLDER or URL)")
+    path = existing(config.index.path)
     checkpoint = config.model.checkpoint
     if config.model.registered is not None:
         checkpoint = resolver(config)(config.model.registered, config.workspace / "models")
@@ -49,67 +47,59 @@ def append(options: argparse.Namespace, tokens: list[str]) -> int:
 def purge(options: argparse.Namespace, tokens: list[str]) -> int:
     """Remove rows and their bytes from an index."""
     no_more(tokens)
-    path = _existing(options.path)
-    asked = _asked(options)
     import lorif_core
 
-    with _store_errors(), Screen() as screen:
-        screen.begin("purge")
-        known = lorif_core.FactorStore.open(path).ids()
-        ids = _typed(asked, known)
-        done = lorif_core.purge(path, ids, progress=screen.progress, refit=options.refit)
-        screen.end(f"rows removed: {done.rows}")
-    if options.json:
-        found = {"path": str(path.resolve()), "rows": done.rows, "shards": done.shards, "not_found": done.not_found}
-        print(json.dumps(found, indent=2, ensure_ascii=False))
-        return 0
-    lines = [f"{done.rows:,} rows removed, {len(done.shards)} shards written anew or removed: {path}"]
-    if done.not_found:
-        lines.append(f"not in the index: {', '.join(map(str, done.not_found))}")
-    _tell(lines + _kept_note(path) + _drift_note(_drift(path), path))
-    return 0
+    def change(path: str, progress: Progress) -> tuple[dict[str, Any], list[str]]:
+        asked = _asked(options)
+        ids = _typed(asked, lorif_core.FactorStore.open(path).ids())
+        done = lorif_core.purge(path, ids, progress=progress, refit=options.refit)
+        lines = [f"{done.rows:,} rows removed, {len(done.shards)} shards written anew or removed: {path}"]
+        if done.not_found:
+            lines.append(f"not in the index: {', '.join(map(str, done.not_found))}")
+        return {"rows": done.rows, "shards": done.shards, "not_found": done.not_found}, lines
+
+    return _changed(options, "purge", change)
 
 
 def compact(options: argparse.Namespace, tokens: list[str]) -> int:
     """Merge the small shards of an index."""
     no_more(tokens)
-    path = _existing(options.path)
     import lorif_core
 
-    with _store_errors(), Screen() as screen:
-        screen.begin("compact")
+    def change(path: str, progress: Progress) -> tuple[dict[str, Any], list[str]]:
         merged = lorif_core.compact(path)
-        screen.end(f"shards merged into others: {merged}")
-    if options.json:
-        print(json.dumps({"path": str(path.resolve()), "merged": merged}, indent=2))
-    else:
-        _tell([f"{merged} shards merged into others: {path}", *(_kept_note(path) if merged else [])])
-    return 0
+        return {"merged": merged}, [f"{merged} shards merged into others: {path}"]
+
+    return _changed(options, "compact", change)
 
 
 def refit(options: argparse.Namespace, tokens: list[str]) -> int:
     """Fit the curvature of an index anew from all its rows."""
     no_more(tokens)
-    path = _existing(options.path)
     from lorif_core.updates import refit
 
-    with _store_errors(), Screen() as screen:
-        screen.begin("refit")
-        refit(path, progress=screen.progress)
+    def change(path: str, progress: Progress) -> tuple[dict[str, Any], list[str]]:
+        refit(path, progress=progress)
+        return {"drift": _drift(path)}, [f"curvature fitted anew: {path}"]
+
+    return _changed(options, "refit", change)
+
+
+def _changed(
+    options: argparse.Namespace, name: str, change: Callable[[str, Progress], tuple[dict[str, Any], list[str]]]
+) -> int:
+    """Change the index that is named on the command line; tell of it, in lines or as JSON."""
+    path = existing(options.path)
+    with store_errors(), Screen() as screen:
+        screen.begin(name)
+        found, lines = change(path, screen.progress)
         screen.end("done")
+        notes = _kept_note(path) + _drift_note(_drift(path), path)
     if options.json:
-        print(json.dumps({"path": str(path.resolve()), "drift": _drift(path)}, indent=2))
+        print(json.dumps({"path": whole_name(path), **found}, indent=2, ensure_ascii=False))
     else:
-        _tell([f"curvature fitted anew: {path}", *_kept_note(path)])
+        _tell(lines + notes)
     return 0
-
-
-def _existing(text: str | Path) -> Path:
-    """The folder of an index that is there."""
-    path = index_folder(str(text))
-    if not (path / "manifest.json").is_file():
-        raise ConfigError(f"{path}: no index there (manifest.json is missing)")
-    return path
 
 
 def _asked(options: argparse.Namespace) -> list[str]:
@@ -138,25 +128,15 @@ def _typed(asked: list[str], known: list[str] | list[int]) -> list[str] | list[i
     return [int(one) for one in asked]
 
 
-@contextmanager
-def _store_errors() -> Iterator[None]:
-    """What is wrong with an index becomes exit code 2."""
-    from lorif_core import StoreError
-
-    try:
-        yield
-    except StoreError as error:
-        raise ConfigError(str(error)) from None
-
-
-def _drift(path: Path) -> float:
+def _drift(path: str) -> float:
     from lorif_core.kept import drift
     from lorif_core.manifest import read_manifest
+    from lorif_core.remote import checkout
 
-    return drift(read_manifest(path))
+    return drift(read_manifest(checkout(path)))
 
 
-def _drift_note(drift: float, path: Path) -> list[str]:
+def _drift_note(drift: float, path: str) -> list[str]:
     from lorif_core.kept import REFIT_SHARE
 
     if drift <= REFIT_SHARE:
@@ -164,9 +144,9 @@ def _drift_note(drift: float, path: Path) -> list[str]:
     return [f"The curvature drifted by {100 * drift:.0f} %: fit it anew with curate index refit {path}"]
 
 
-def _kept_note(path: Path) -> list[str]:
+def _kept_note(path: str) -> list[str]:
     """That a workspace does not take a changed index for its own."""
-    if not (path.parent / "manifest.json").is_file():
+    if not (Path(path).parent / "manifest.json").is_file():
         return []
     return [
         "This index lies in a workspace, where the next run of its configuration builds it anew from its data: to keep "

@@ -6,6 +6,8 @@ import argparse
 import json
 import os
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -100,17 +102,15 @@ def query(options: argparse.Namespace, tokens: list[str]) -> int:
 def info(options: argparse.Namespace, tokens: list[str]) -> int:
     """Describe an index."""
     no_more(tokens)
-    from lorif_core import StoreError
     from lorif_core.codecs import row_bytes
     from lorif_core.kept import REFIT_SHARE, drift
     from lorif_core.manifest import read_manifest
+    from lorif_core.remote import checkout
 
-    try:
-        manifest = read_manifest(index_folder(options.path))
-    except StoreError as error:
-        raise ConfigError(str(error)) from None
+    with store_errors():
+        manifest = read_manifest(checkout(index_place(options.path)))
     facts: dict[str, Any] = {
-        "path": str(Path(options.path).resolve()),
+        "path": whole_name(options.path),
         "complete": manifest.complete,
         "rows": manifest.examples,
         "bytes_per_row": row_bytes(manifest.layers, manifest.bits),
@@ -154,15 +154,13 @@ def verify(options: argparse.Namespace, tokens: list[str]) -> int:
     no_more(tokens)
     import lorif_core
 
-    path = index_folder(options.path)
-    if not (path / "manifest.json").is_file():
-        raise ConfigError(f"{path}: no index there (manifest.json is missing)")
+    path = existing(options.path)
     with Screen() as screen:
         screen.begin("verify")
         problems = lorif_core.verify(path, progress=lambda done, total: screen.progress("files", done, total))
         screen.end(f"problems: {len(problems)}" if problems else "every file is as it was written")
     if options.json:
-        print(json.dumps({"path": str(path.resolve()), "problems": problems}, indent=2))
+        print(json.dumps({"path": whole_name(path), "problems": problems}, indent=2))
     else:
         for problem in problems:
             print(problem)
@@ -189,12 +187,38 @@ def resolver(config: IndexConfig) -> Any:
     return lambda uri, folder: Tracker(config.tracking, config.workspace).resolve(uri, folder)
 
 
-def index_folder(text: str) -> Path:
-    """The path of an index; ConfigError for a file."""
+def index_place(text: str) -> str:
+    """A folder or URL of an index; ConfigError for a file."""
     path = Path(text)
     if path.is_file():
         raise ConfigError(f"{path} is a file; expected the folder of an index, such as {path.parent}")
-    return path
+    return text
+
+
+def existing(text: str) -> str:
+    """The folder or URL of an index that is there; ConfigError where none is."""
+    from lorif_core.remote import is_there
+
+    with store_errors():
+        if not is_there(index_place(text)):
+            raise ConfigError(f"{text}: no index there (manifest.json is missing)")
+    return text
+
+
+def whole_name(place: str) -> str:
+    """The folder, from the root, or the URL."""
+    return place if "://" in place else str(Path(place).resolve())
+
+
+@contextmanager
+def store_errors() -> Iterator[None]:
+    """What is wrong with an index becomes exit code 2."""
+    from lorif_core import StoreError
+
+    try:
+        yield
+    except StoreError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _rows(text: str) -> list[int]:

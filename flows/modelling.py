@@ -13,6 +13,7 @@ from flows.outputs import check_writable
 from flows.runner import Finished, Runner
 from flows.schema import HOW_ONLY, IndexConfig
 from flows.screen import Screen
+from lorif_core.remote import checkout
 
 _SECTIONS = {"name", "root", "data", "model", "train", "index", "signals", "decide", "report"}
 
@@ -76,7 +77,7 @@ class ModelRun:
         self.stages["load"] = self.runner.run("load", named, self.arguments(), keep=False)
         for path in (self._checkpoint, config.index.path):
             if path is not None:
-                workspace.note_use(path)
+                workspace.note_use(Path(path))
 
     def model(self) -> Finished:
         """Train the model, or take the one the configuration names."""
@@ -107,7 +108,7 @@ class ModelRun:
         if options.path is not None:
             self.screen.begin("index")
             self.screen.end(f"loaded {options.path}")
-            given = _given("index", self.loaded["index"], "manifest", options.path / "manifest.json")
+            given = _given("index", self.loaded["index"], "manifest", checkout(options.path) / "manifest.json")
             self.stages["index"] = given
             return given
         arguments = self.arguments(checkpoint=checkpoint_of(model))

@@ -103,10 +103,10 @@ HOW_ONLY = {"path", "workers", "runner"}
 class IndexSection(Section):
     """How LoRIF indexes the training rows."""
 
-    path: Path | None = Field(
+    path: str | None = Field(
         default=None,
-        description="An index built before, used as it is; it must be of this model and these data, and made with the "
-        "options given beside it.",
+        description="An index built before, its folder or a URL such as s3://bucket/index, used as it is; it must be of this "
+        "model and these data, and made with the options given beside it.",
     )
     projection: Literal["pca", "rademacher", "identity", "whitened", "kfac", "kfac_true"] = Field(
         default="pca", description="Two-sided projection of each layer's gradient."
@@ -146,18 +146,20 @@ class IndexSection(Section):
     workers: int | None = Field(
         default=None,
         ge=1,
-        description="Processes that share the rows, each on a device of its own; empty: as many as train.devices.",
+        description="Processes that share the index, and the scores of a large one, each on a device of its own; empty: as "
+        "many as train.devices.",
     )
     runner: Literal["local", "ray"] = Field(
         default="local",
         description="Where they run: on this machine, or on the Ray cluster that RAY_ADDRESS names (one of this machine's own "
-        "where it is not set), all of whose machines must see the workspace under the same path.",
+        "where it is not set), all of whose machines must see the workspace under the same path and reach Prefect's server "
+        "(PREFECT_API_URL).",
     )
 
     @model_validator(mode="after")
     def _ray_is_there(self) -> Self:
-        if self.runner == "ray" and importlib.util.find_spec("ray") is None:
-            raise ValueError("runner: ray needs the package ray: pip install 'lorif-curation[ray]'")
+        if self.runner == "ray" and importlib.util.find_spec("prefect_ray") is None:
+            raise ValueError("runner: ray needs the package prefect-ray: pip install 'lorif-curation[ray]'")
         return self
 
     @model_validator(mode="after")

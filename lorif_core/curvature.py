@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -66,8 +66,9 @@ def fit_curvature(
     device: torch.device,
     progress: Callable[[str, int, int | None], None],
     memory_limit: int = MEMORY_LIMIT,
+    names: Collection[str] | None = None,
 ) -> dict[str, LayerInverse]:
-    """The damped inverse curvature of every layer of an index.
+    """The damped inverse curvature of every layer of an index, or of some.
 
     Passes over the shards: one for all the Gram matrices that fit in memory together, `POWER_ITERATIONS` + 2 for as many
     randomized SVDs. (The dual form reads the layer's rows once for each block of them; they are few.)
@@ -79,12 +80,15 @@ def fit_curvature(
         progress: told ("curvature", layers done, layers).
         memory_limit: bytes of the sums held at once. A layer whose Gram matrix needs more gets a randomized SVD; one whose
             directions do has its passes for itself.
+        names: of the layers; None = all. A layer's inverse is the same whichever others are fitted with it.
     """
-    layers, begin = store.manifest.layers, time.perf_counter()
+    begin = time.perf_counter()
+    numbered = [(i, x) for i, x in enumerate(store.manifest.layers) if names is None or x.name in names]
+    layers = [layer for _, layer in numbered]
     found: dict[str, LayerInverse] = {}
     sums: list[Sum] = []
-    whole = whole_layers(layers, len(store), options)
-    for number, layer in enumerate(layers):
+    whole = whole_layers(store.manifest.layers, len(store), options)
+    for number, layer in numbered:
         if layer.name in whole:
             progress("curvature", len(found), len(layers))
             found[layer.name] = _fit_whole(store, layer, options, device)

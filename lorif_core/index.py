@@ -167,7 +167,9 @@ class Build:
         refuse_pending(self.path, manifest)
         sweep(self.path, manifest)
         log.info("continuing at row %d of %s", manifest.examples, self.path)
-        return manifest, read_plan(self.path if self.part is None else self.part.head, manifest, self.model)
+        if self.part is not None:  # a part lists no projections of its own
+            return manifest, read_plan(self.part.head, read_manifest(self.part.head), self.model)
+        return manifest, read_plan(self.path, manifest, self.model)
 
     def _check_same(self, manifest: Manifest) -> None:
         """Nothing, when the index of `manifest` is of this model, objective and options; StoreError otherwise."""

@@ -42,12 +42,17 @@ def kept_curvature(
         StoreError: its file is missing or damaged, or the index is.
     """
     manifest = store.manifest
-    damping = rescaled(manifest.curvature or {}, record_of(manifest, options))
+    damping = kept_dampings(manifest, options)
     if damping is None:
         return None
     found = read_curvature(store.path, manifest, damping, device)
     others = {name: value for name, value in damping.items() if name not in found}
     return found | kernel_inverses(store, others, device)
+
+
+def kept_dampings(manifest: Manifest, options: CurvatureOptions) -> dict[str, float] | None:
+    """Each layer's lambda for the curvature beside an index; None where it is of other options or rows."""
+    return rescaled(manifest.curvature or {}, record_of(manifest, options))
 
 
 def record_of(manifest: Manifest, options: CurvatureOptions) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from lorif_core.errors import StoreError
 from lorif_core.index import PARTS, SPLIT, Build, Part
 from lorif_core.loaders import batch_sizes, stretch
 from lorif_core.manifest import MANIFEST, SHARDS, Manifest, ShardEntry, read_manifest
+from lorif_core.remote import publish
 from lorif_core.store import Ids, encode_ids, shard_rows, write_ids
 
 log = logging.getLogger(__name__)
@@ -158,6 +159,7 @@ def join(folder: Path, ids: Ids | None) -> Manifest:
             manifest.write(folder)
         if (folder / PARTS).exists():
             shutil.rmtree(folder / PARTS)
+        publish(folder)
     return manifest
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,12 +29,13 @@ def ranks() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def fit_on_all_ranks(build: Build, finish: Callable[[Path], None]) -> None:
-    """Build an index, every rank of the default group its part of the rows.
+def fit_on_all_ranks(build: Build, layers: Callable[[Path, int, int], None], finish: Callable[[Path], None]) -> None:
+    """Build an index, every rank of the default group its part of the rows and its layers of the curvature.
 
     Args:
         build: the same on every rank.
-        finish: called with the index's folder when it is whole, on rank 0 first; what it writes there the others find.
+        layers: called with the index's folder when it is whole, the rank and how many there are: fits the rank's layers.
+        finish: called with the folder then, on rank 0 first; what it writes there the others find.
 
     Raises:
         StoreError: another rank failed or was lost, or as `make_head`, `build_part` and `join`. No rank is left waiting.
@@ -48,6 +50,9 @@ def fit_on_all_ranks(build: Build, finish: Callable[[Path], None]) -> None:
     def whole() -> None:
         if rank == 0:
             join(build.path, build.ids)
+
+    def finished() -> None:
+        if rank == 0:
             finish(build.path)
 
     def open_there() -> None:
@@ -59,7 +64,8 @@ def fit_on_all_ranks(build: Build, finish: Callable[[Path], None]) -> None:
     if len(set(folders)) > 1:
         raise ValueError(f"expected the same path on every rank, got {folders}: one index is built by all of them")
     with _own_group(PATIENCE) as group:
-        for step in (head, lambda: build_part(build, rank, workers), whole, open_there):
+        part, share = partial(build_part, build, rank, workers), partial(layers, build.path, rank, workers)
+        for step in (head, part, whole, share, finished, open_there):
             _on_all(group, step)
 
 

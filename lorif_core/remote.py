@@ -58,6 +58,17 @@ def checkout(path: str | Path) -> Path:
     return folder
 
 
+def is_there(path: str | Path) -> bool:
+    """Whether `path`, a folder or a URL, holds an index, finished or not.
+
+    Raises:
+        StoreError: the URL cannot be used.
+    """
+    if "://" not in str(path):
+        return (Path(path) / MANIFEST).is_file()
+    return MANIFEST in _Storage.of(str(path).rstrip("/")).manifests()
+
+
 @contextmanager
 def fresh_copy(path: str | Path) -> Iterator[Path]:
     """The folder at `path`, or a copy of all that a URL holds now.

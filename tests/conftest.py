@@ -31,3 +31,22 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One workspace, so that MLflow's database is created once."""
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     return tmp_path_factory.mktemp("workspace")
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[None]:
+    """An S3 server, and what its clients read of it (extra packages: s3fs, moto[server])."""
+    from moto.server import ThreadedMotoServer
+    from s3fs import S3FileSystem
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    settings = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in (settings | {"AWS_ENDPOINT_URL": f"http://{host}:{port}"}).items():
+            patched.setenv(name, value)
+        S3FileSystem.clear_instance_cache()
+        yield
+    S3FileSystem.clear_instance_cache()
+    server.stop()

@@ -10,7 +10,7 @@ from lightning import LightningModule
 
 from curation.data import ExampleData
 from flows.files import digest_file
-from flows.stages import ray_tasks, torchrun
+from flows.stages import crew
 from flows.stages.common import Arguments, Output, Progress, objective_of, trained_model
 from flows.stages.indexed import indexed
 from lorif_core import FactorStore, LoRIF, StoreError
@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     """Index the training rows under the model in ``checkpoint``; goes on where an interrupted run stopped.
 
-    What that run left is checked first: a damaged part of it would become part of a finished index. Several workers share
-    the rows under `torchrun` (`flows.rank`), or as Ray tasks (`flows.stages.ray_tasks`).
+    What that run left is checked first: a damaged part of it would become part of a finished index. Several processes may
+    share the work (`flows.stages.crew`): the rows, and then the layers of the curvature.
 
     Returns:
         ``values``: ``rows``, ``bytes_per_row``, ``coverage`` (share of the parameters that is indexed), ``left_out``;
@@ -34,11 +34,8 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     if (damage := _damage(target)) is not None:
         logger.warning("%s; indexing from the start", damage)
         shutil.rmtree(target)
-    workers = arguments["index"]["workers"] or arguments["train"]["devices"]
-    if arguments["index"]["runner"] == "ray":
-        ray_tasks.fit(arguments, target, workers, progress)
-    elif workers > 1:
-        torchrun.fit(arguments, target, workers, progress)
+    if crew.wanted(arguments):
+        crew.run("index", arguments, folder, progress)
     else:
         attributor, rows = indexed(arguments, progress)
         attributor.fit(rows.loader, target, rows.ids)

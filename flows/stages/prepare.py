@@ -31,6 +31,7 @@ from lorif_core.coverage import cover
 from lorif_core.manifest import read_manifest
 from lorif_core.options import IndexOptions
 from lorif_core.planning import Shape, plan
+from lorif_core.remote import checkout
 
 
 def load(arguments: Arguments, folder: Path, progress: Progress) -> Output:
@@ -68,10 +69,10 @@ def load(arguments: Arguments, folder: Path, progress: Progress) -> Output:
         if Path(index).is_file():
             raise ModelError(f"index.path: {index} is a file; expected the folder of an index")
         problems = verify(index, model, data.ordered_dataloader("train", arguments["index"]["batch_size"]))
-        problems = problems or _other_ids(Path(index), data.train_ids())
+        problems = problems or _other_ids(checkout(index), data.train_ids())
         if problems:
             raise ModelError("\n".join(f"index.path: {problem}" for problem in problems))
-        _check_index_options(Path(index), {name: arguments["index"][name] for name in arguments["index_asked"]})
+        _check_index_options(checkout(index), {name: arguments["index"][name] for name in arguments["index_asked"]})
     return Output(
         {
             "digest": data.digest(),
@@ -88,7 +89,7 @@ def load(arguments: Arguments, folder: Path, progress: Progress) -> Output:
                 "code": sources_digest([model], Path(arguments["root"])),
             },
             "checkpoint": digest_file(Path(checkpoint)) if checkpoint else None,
-            "index": digest_file(Path(index) / "manifest.json") if index else None,
+            "index": digest_file(checkout(index) / "manifest.json") if index else None,
         }
     )
 

@@ -44,8 +44,8 @@ from lorif_core.query_cache import query_cache
 from lorif_core.ranks import fit_on_all_ranks, ranks
 from lorif_core.remote import checkout
 from lorif_core.scoring import Queries, TopK, all_scores, self_influence, top_k
+from lorif_core.shared_curvature import fit_missing
 from lorif_core.store import FactorStore, Ids
-from lorif_core.whitening import PRECONDITIONED
 
 log = logging.getLogger(__name__)
 
@@ -169,7 +169,7 @@ class LoRIF(Maintained):
         """
         build = self.build(loader, path, ids)
         if ranks() > 1:
-            fit_on_all_ranks(build, self.finish)
+            fit_on_all_ranks(build, self.fit_layers, self.finish)
         else:
             build.run()
             self.finish(build.path)
@@ -181,7 +181,7 @@ class LoRIF(Maintained):
         return Build(self.model, self.objective, self.options, loader, folder, ids, self._progress, self.bucket)
 
     def finish(self, folder: Path) -> None:
-        """Take the whole index in `folder` and the curvature kept there, or fit it: the last step of a build."""
+        """Take the whole index in `folder` and the curvature kept there, or fit what is missing: the last step of a build."""
         self._store, self._curvature = FactorStore.open(folder), None
         self._curvature = self._fit_curvature(keep=True)
 
@@ -331,7 +331,7 @@ class LoRIF(Maintained):
             keep: put what was fitted beside the index.
             anew: do not read what is there.
         """
-        if self.options.projection in PRECONDITIONED:
+        if not self._curved:
             return identities({layer.name: layer.size for layer in self.store.manifest.layers}, self.device)
         store, options = self.store, self.curvature_options
         try:
@@ -343,7 +343,8 @@ class LoRIF(Maintained):
         else:
             if kept is not None:
                 return kept
-        found = fit_curvature(store, options, self.device, self._progress, self._memory_limit)
+        fit = fit_curvature if anew else fit_missing
+        found = fit(store, options, self.device, self._progress, self._memory_limit)
         if keep:
             manifest = replace_curvature(store.path, store.manifest, found, record_of(store.manifest, options))
             self._store = FactorStore(store.path, manifest, store.trust)

@@ -15,11 +15,14 @@ from lorif_core.attributors.base import Attributor
 from lorif_core.estimating import Estimate, estimate
 from lorif_core.index import Build, Progress
 from lorif_core.inverse import LayerInverse
+from lorif_core.kept import kept_dampings
 from lorif_core.merging import compact
 from lorif_core.objectives import Batch, Objective
 from lorif_core.options import CurvatureOptions, IndexOptions
 from lorif_core.removal import Purged, purge
+from lorif_core.shared_curvature import write_share
 from lorif_core.store import FactorStore, Ids
+from lorif_core.whitening import PRECONDITIONED
 
 
 class Maintained(Attributor):
@@ -52,6 +55,21 @@ class Maintained(Attributor):
     @abstractmethod
     def build(self, loader: Iterable[Batch], path: str | Path, ids: Ids | None = None) -> Build:
         """The making of the index at `path`."""
+
+    @property
+    def _curved(self) -> bool:
+        """Whether H is made of the stored gradients; a whitened index has it in its projections."""
+        return self.options.projection not in PRECONDITIONED
+
+    def fit_layers(self, folder: Path, worker: int, workers: int) -> None:
+        """Fit the curvature of the layers of one worker, 0 .. `workers` - 1, of the whole index in `folder`.
+
+        They are kept beside it until `finish` takes those of all workers: see `lorif_core.shared_curvature`.
+        """
+        self._store, self._curvature = FactorStore.open(folder), None
+        options, limit = self.curvature_options, self._memory_limit
+        if self._curved and kept_dampings(self._store.manifest, options) is None:
+            write_share(self._store, options, self.device, self._progress, limit, worker, workers)
 
     def estimate(self, loader: Iterable[Batch]) -> Estimate:
         """What `fit` over this loader will take: bytes, seconds, memory; a few batches are run, nothing is written.

@@ -15,6 +15,7 @@ from lorif_core import Classification, FactorStore, GradDot, LoRIF, StoreError, 
 from lorif_core import store as store_module
 from lorif_core.atomic import single_writer
 from lorif_core.manifest import APPEND, Manifest, read_manifest
+from tests.lorif_core.against_oracle import StoppingLoader
 from tests.lorif_core.test_store import examples, files, loader, network
 
 NAMES = [f"row-{i:03d}" for i in range(400)]
@@ -102,19 +103,12 @@ def test_rows_without_ids_keep_their_numbers(tmp_path: Path) -> None:
 
 def test_an_append_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Readers see the old index until it is done; whoever else would write is told of it."""
-
-    class Stops(list):
-        def __iter__(self):
-            for number, batch in enumerate(part(60, 203)):
-                if number == 12:
-                    raise KeyboardInterrupt
-                yield batch
-
+    stops = StoppingLoader(list(part(60, 203)), 12, KeyboardInterrupt)
     whole = fitted(tmp_path / "whole", 60).append(part(60, 203), ids=NAMES[60:203])
     one = fitted(tmp_path / "broken", 60)
     expected = one.score(loader(5))
     with pytest.raises(KeyboardInterrupt):
-        one.append(Stops(), ids=NAMES[60:203])
+        one.append(stops, ids=NAMES[60:203])
     folder = tmp_path / "broken"
     pending = read_manifest(folder, APPEND)
     assert 60 < pending.examples < 203 and pending.shards[-1].rows % 8

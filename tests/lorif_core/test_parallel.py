@@ -165,14 +165,17 @@ class Stops:
             yield batch
 
 
-def test_an_interrupted_part_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fitted(tmp_path / "whole", projection="rademacher")
-    one = build(tmp_path / "parts", projection="rademacher")
+@pytest.mark.parametrize("projection", ["rademacher", "pca"])
+def test_an_interrupted_part_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, projection: str
+) -> None:
+    fitted(tmp_path / "whole", projection=projection)
+    one = build(tmp_path / "parts", projection=projection)
     make_head(one, 2)
     monkeypatch.setattr(parallel_module, "batch_sizes", lambda batches: [8] * 25 + [3])
     for after in (18, 22):
         with pytest.raises(KeyboardInterrupt):
-            build_part(build(tmp_path / "parts", Stops(after), projection="rademacher"), 1, 2)
+            build_part(build(tmp_path / "parts", Stops(after), projection=projection), 1, 2)
         assert 0 < rows_done(tmp_path / "parts") < 101
     with pytest.raises(StoreError, match=r"parts.0-of-2.*manifest.json is missing"):
         join(tmp_path / "parts", None)

@@ -26,6 +26,7 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader
 from lorif_core import Classification, LoRIF, store
 from lorif_core.shared_queries import score_on_all_ranks, top_k_on_all_ranks
+from lorif_core.shared_rows import self_influence_on_all_ranks
 from tests.lorif_core.test_store import examples, loader, network
 rank, folder, trouble = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 torch.set_num_threads(1)
@@ -42,7 +43,8 @@ attributor = LoRIF(network(), Classification(), projection="pca", projection_fac
 attributor.fit(DataLoader(Rows(), 8), where)
 queries = DataLoader(examples(9), 4)
 found = score_on_all_ranks(attributor, queries), top_k_on_all_ranks(attributor, queries, 5)
-torch.save([attributor.score(queries), found[0], *found[1]], f"{{folder}}.{{rank}}.pt")
+own = self_influence_on_all_ranks(attributor)
+torch.save([attributor.score(queries), own, found[0], *found[1]], f"{{folder}}.{{rank}}.pt")
 dist.destroy_process_group()
 """
 
@@ -80,9 +82,10 @@ def test_two_ranks_make_the_index_of_one_process(tmp_path: Path, whole: LoRIF) -
     assert files(tmp_path / "ranks") == files(tmp_path / "whole")
     assert verify(tmp_path / "ranks", network(), loader()) == []
     for rank in range(2):
-        own, shared, *best = torch.load(tmp_path / f"ranks.{rank}.pt")
+        own, influence, shared, *best = torch.load(tmp_path / f"ranks.{rank}.pt")
         scores = whole.score(DataLoader(examples(9), 4))
         assert torch.equal(own, scores)
+        assert torch.equal(influence, whole.self_influence())
         torch.testing.assert_close(shared, scores, rtol=1e-5, atol=1e-7)
         assert torch.equal(best[0], scores.topk(5).indices)
         torch.testing.assert_close(best[1], scores.topk(5).values, rtol=1e-5, atol=1e-7)

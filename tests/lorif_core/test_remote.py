@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
@@ -13,27 +13,9 @@ import torch
 from lorif_core import Classification, FactorStore, LoRIF, StoreError, purge, removal, verify
 from lorif_core import store as store_module
 from lorif_core.remote import checkout
+from tests.lorif_core.against_oracle import StoppingLoader
 from tests.lorif_core.test_lasting import NAMES, fitted, part
 from tests.lorif_core.test_store import files, loader, network
-
-
-@pytest.fixture(scope="module")
-def s3_server() -> Iterator[None]:
-    """An S3 server, and what its clients read of it (extra packages: s3fs, moto[server])."""
-    from moto.server import ThreadedMotoServer
-    from s3fs import S3FileSystem
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    settings = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
-    with pytest.MonkeyPatch.context() as patched:
-        for name, value in (settings | {"AWS_ENDPOINT_URL": f"http://{host}:{port}"}).items():
-            patched.setenv(name, value)
-        S3FileSystem.clear_instance_cache()
-        yield
-    S3FileSystem.clear_instance_cache()
-    server.stop()
 
 
 @pytest.fixture(params=["memory", pytest.param("s3", marks=pytest.mark.slow)])
@@ -93,16 +75,10 @@ def test_an_index_is_used_and_changed_from_two_machines(url: str, machine, tmp_p
 
 
 def test_a_killed_fit_goes_on_on_another_machine(url: str, machine, tmp_path: Path) -> None:
-    class Stops(list):
-        def __iter__(self):
-            for number, batch in enumerate(part(0, 100)):
-                if number == 9:
-                    raise KeyboardInterrupt
-                yield batch
-
+    stops = StoppingLoader(list(part(0, 100)), 9, KeyboardInterrupt)
     options = {"projection": "rademacher", "bits": 32}
     with pytest.raises(KeyboardInterrupt):
-        LoRIF(network(), Classification(), **options).fit(Stops(), url, ids=NAMES[:100])
+        LoRIF(network(), Classification(), **options).fit(stops, url, ids=NAMES[:100])
     assert "shards/00000.safetensors" in objects(url)
     with pytest.raises(StoreError, match="unfinished"):
         FactorStore.open(url)

@@ -1,4 +1,4 @@
-"""An index that several processes build: ranks of torchrun, Ray tasks; some of them killed. Always the same index."""
+"""Index and scores by several processes: ranks of torchrun, tasks on Ray; some of them killed. Always the same results."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import torch
+from polars.testing import assert_frame_equal
 from safetensors.torch import load_file
 
 from curation.errors import CurationError
 from flows.config import ConfigError, load_config
 from flows.schema import CleanConfig, IndexConfig
-from flows.stages import indexing
+from flows.stages import indexing, influence, scoring
 from flows.stages.common import new_model, open_data
 from lorif_core import FactorStore, verify
 
@@ -87,25 +89,26 @@ def check_same(folder: Path, alone: FactorStore) -> None:
         assert torch.equal(torch.cat([x[name] for x in first]), torch.cat([x[name] for x in second])), name
 
 
-def kill_second_worker(job: dict[str, Any], folder: Path, run: Callable[[], object]) -> int:
-    """Run, and kill the process of the second part once it has written two shards; its id."""
+def kill_second_worker(job: dict[str, Any], folder: Path, run: Callable[[], object], *, parent: bool = False) -> None:
+    """Run, and kill the process of the second part, or its parent, once it has written two shards."""
     seconds = Path(job["root"]) / "seconds"
     seconds.write_text("0.05")
     part, killed = folder / "index" / "parts" / "1-of-2", []
 
     def kill() -> None:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 600  # Prefect and Ray start first, on a machine that may be busy
         while not (part / "shards" / "00001.safetensors").exists() and time.monotonic() < end:
             time.sleep(0.02)
-        killed.append(int((part / ".lock").read_text()))
-        os.kill(killed[0], signal.SIGKILL)
+        killed.append(int((part / ".lock").read_text().split()[0]))
+        victim = int(Path(f"/proc/{killed[0]}/stat").read_text().rpartition(")")[2].split()[1]) if parent else killed[0]
+        os.kill(victim, signal.SIGKILL)
         seconds.unlink()
 
     thread = threading.Thread(target=kill)
     thread.start()
     run()
     thread.join()
-    return killed[0]
+    assert killed
 
 
 @pytest.mark.slow
@@ -140,7 +143,7 @@ def test_no_rank_outlives_its_stage(job: dict[str, Any], tmp_path: Path) -> None
 import sys
 sys.path.insert(0, {job["root"]!r})
 from pathlib import Path
-from flows.stages import indexing
+from flows.stages import indexing, influence, scoring
 indexing.run({by_two(job)!r}, Path({str(tmp_path)!r}), lambda text, done, total: None)
 """
     stage = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.DEVNULL)
@@ -149,7 +152,7 @@ indexing.run({by_two(job)!r}, Path({str(tmp_path)!r}), lambda text, done, total:
     while not all(lock.exists() and lock.read_text() for lock in locks):
         assert time.monotonic() < end
         time.sleep(0.05)
-    ranks = [int(lock.read_text()) for lock in locks]
+    ranks = [int(lock.read_text().split()[0]) for lock in locks]
     stage.kill()
     stage.wait()
     while any(alive(pid) for pid in ranks):
@@ -166,28 +169,71 @@ def alive(pid: int) -> bool:
     return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
 
 
-@pytest.mark.ray
-def test_ray_tasks_make_the_same_index_though_one_is_killed(
-    job: dict[str, Any], alone: FactorStore, tmp_path: Path
+@pytest.mark.slow
+def test_ranks_find_the_scores_of_one_process(
+    job: dict[str, Any], alone: FactorStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    check_scores(job, alone, tmp_path, "local", monkeypatch)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A Ray cluster of two processors, and a Prefect of the test's own."""
     import ray
 
-    ray.init(num_cpus=2, log_to_driver=False)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    context = ray.init(num_cpus=2, log_to_driver=False)
+    monkeypatch.setenv("RAY_ADDRESS", context.address_info["gcs_address"])
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("parent", [False, True], ids=["its process", "the Ray worker"])
+def test_on_ray_a_share_that_is_killed_is_done_again(
+    job: dict[str, Any], alone: FactorStore, tmp_path: Path, cluster: None, parent: bool
+) -> None:
+    folder = tmp_path / "stage"
+    folder.mkdir()
+    kill_second_worker(job, folder, lambda: indexing.run(by_two(job, "ray"), folder, quiet), parent=parent)
+    check_same(folder, alone)
+
+
+@pytest.mark.ray
+def test_on_ray_what_a_share_raises_is_said(job: dict[str, Any], tmp_path: Path, cluster: None) -> None:
+    broken = Path(job["root"]) / "broken"
+    broken.touch()
     try:
-        kill_second_worker(job, tmp_path, lambda: indexing.run(by_two(job, "ray"), tmp_path, quiet))
-        check_same(tmp_path, alone)
-        indexing.run(by_two(job, "ray"), tmp_path, quiet)  # finished: it is looked at, and left as it is
-        check_same(tmp_path, alone)
-        (Path(job["root"]) / "broken").touch()
-        (tmp_path / "other").mkdir()
         with pytest.raises(CurationError, match="OSError: no such picture"):
-            indexing.run(by_two(job, "ray"), tmp_path / "other", quiet)
+            indexing.run(by_two(job, "ray"), tmp_path, quiet)
     finally:
-        ray.shutdown()
-        (Path(job["root"]) / "broken").unlink(missing_ok=True)
+        broken.unlink()
+
+
+@pytest.mark.ray
+def test_on_ray_the_scores_are_those_of_one_process(
+    job: dict[str, Any], alone: FactorStore, tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_scores(job, alone, tmp_path, "ray", monkeypatch)
+
+
+def check_scores(
+    job: dict[str, Any], alone: FactorStore, folder: Path, runner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The score stage by two processes gives the table that one gives; so few rows one would do alone."""
+    asked = {"self_influence": True, "proponent_votes": True, "trusted_influence": True}
+    one = {**job, "signals": job["signals"] | asked, "index_path": str(alone.path)}
+    (folder / "one").mkdir()
+    (folder / "two").mkdir()
+    scoring.run(by_two(one), folder / "one", quiet)
+    monkeypatch.setattr(influence, "SHARED_FROM", 0)
+    scoring.run(by_two(one, runner), folder / "two", quiet)
+    assert sorted(x.name for x in (folder / "two").iterdir()) == ["kernel.npy", "scores.parquet"]
+    tables = [pl.read_parquet(folder / name / "scores.parquet") for name in ("one", "two")]
+    assert_frame_equal(*tables, rel_tol=1e-4, abs_tol=1e-7)
 
 
 def test_without_ray_the_configuration_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "prefect_ray", None)
     with pytest.raises(ConfigError, match=r"pip install 'lorif-curation\[ray\]'"):
         load_config(IndexConfig, CONFIGS / "index.yaml", {"index": {"runner": "ray"}}, [])
