@@ -28,3 +28,7 @@ class ModelError(CurationError):
 
 class TrainingError(CurationError):
     """Training cannot go on: the loss is not finite, or the options do not fit the machine."""
+
+
+class LedgerError(CurationError):
+    """The ledger of requests is missing, damaged or busy, or refuses a step that does not follow from the one before."""

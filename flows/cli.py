@@ -27,6 +27,7 @@ DESCRIPTION = "Find the training examples with wrong labels, fix them, and measu
 COMMANDS = {
     "clean": "find wrong labels, edit them, retrain, report",
     "index": "build, query, inspect, verify or change a LoRIF index",
+    "requests": "note requests to remove records, list them, check their evidence",
     "serve": "run clean on a schedule",
     "workspace": "free the space of results that no run uses",
 }
@@ -39,6 +40,12 @@ INDEX_COMMANDS = {
     "purge": "remove rows and their bytes from an index",
     "compact": "merge the small shards of an index",
     "refit": "fit the curvature of an index anew from all its rows",
+}
+REQUESTS_COMMANDS = {
+    "submit": "note a request to remove records",
+    "list": "list the requests",
+    "show": "show a request and what became of it",
+    "verify-evidence": "check an evidence file: its digest, its signature and the ledger",
 }
 WORKSPACE_COMMANDS = {"prune": "delete the results of stages that no run has used for some time"}
 KEEP_DAYS = 30.0
@@ -100,7 +107,9 @@ def _dispatch(tokens: list[str]) -> int:
     command, rest = tokens[0], tokens[1:]
     if command not in COMMANDS:
         _unknown(parser, "command", command, COMMANDS)
-    return {"clean": _clean, "index": _index, "serve": _serve, "workspace": _workspace}[command](rest)
+    return {"clean": _clean, "index": _index, "requests": _requests, "serve": _serve, "workspace": _workspace}[command](
+        rest
+    )
 
 
 def _clean(tokens: list[str]) -> int:
@@ -169,6 +178,43 @@ def _serve(tokens: list[str]) -> int:
     return _guarded(parser, tokens, run)
 
 
+def _requests(tokens: list[str]) -> int:
+    command, rest = _subcommand("curate requests", REQUESTS_COMMANDS, tokens)
+
+    def run(options: argparse.Namespace, overrides: list[str]) -> int:
+        from flows import requests
+
+        if overrides:
+            parser.error(f"unknown arguments: {' '.join(overrides)}")
+        commands = {
+            "submit": requests.submit,
+            "list": requests.show_all,
+            "show": requests.show,
+            "verify-evidence": requests.verify_evidence,
+        }
+        return commands[command](options)
+
+    parser = _Parser(f"curate requests {command}", description=REQUESTS_COMMANDS[command], allow_abbrev=False)
+    if command == "submit":
+        parser.add_argument("--ids", metavar="FILE", required=True, help="text file of the ids, one a line")
+        parser.add_argument(
+            "--reason", metavar="TEXT", required=True, help="why; kept for good, so name no record in it"
+        )
+        parser.add_argument("--dataset", metavar="NAME", help="name of the data, where the workspace has several")
+    if command == "list":
+        parser.add_argument("--status", metavar="STATUS", help="only those of this status (submitted = waiting)")
+    if command == "show":
+        parser.add_argument("number", metavar="ID", type=int, help="number of the request")
+    if command == "verify-evidence":
+        parser.add_argument("path", metavar="FILE", help="the evidence file")
+        parser.add_argument("--key", metavar="FILE", help="public key (PEM) it must be signed with")
+        parser.add_argument("--no-ledger", action="store_true", help="check the file and its signature only")
+    _add_workspace(parser)
+    parser.add_argument("--ledger", metavar="URL", help="the ledger, if not ledger.db in the workspace")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return _guarded(parser, rest, run)
+
+
 def _workspace(tokens: list[str]) -> int:
     command, rest = _subcommand("curate workspace", WORKSPACE_COMMANDS, tokens)
 
@@ -178,8 +224,7 @@ def _workspace(tokens: list[str]) -> int:
         return workspace.prune(options, overrides)
 
     parser = _Parser(f"curate workspace {command}", description=WORKSPACE_COMMANDS[command], allow_abbrev=False)
-    here = os.environ.get("CURATE_WORKSPACE") or "workspace"
-    parser.add_argument("--workspace", metavar="DIR", default=here, help=f"folder with everything runs keep [{here}]")
+    _add_workspace(parser)
     parser.add_argument(
         "--keep-days", metavar="N", type=float, default=KEEP_DAYS, help=f"days a result is kept unused [{KEEP_DAYS:g}]"
     )
@@ -187,11 +232,17 @@ def _workspace(tokens: list[str]) -> int:
     return _guarded(parser, rest, run)
 
 
+def _add_workspace(parser: _Parser) -> None:
+    here = os.environ.get("CURATE_WORKSPACE") or "workspace"
+    parser.add_argument("--workspace", metavar="DIR", default=here, help=f"folder with everything runs keep [{here}]")
+
+
 def _subcommand(prog: str, commands: dict[str, str], tokens: list[str]) -> tuple[str, list[str]]:
     """The one of ``commands`` that ``tokens`` begin with, and the rest of them; ends the program where there is none."""
     parser = _Parser(prog, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.usage = f"{prog} COMMAND [options]"
-    parser.epilog = "commands:\n" + "\n".join(f"  {name:<8} {text}" for name, text in commands.items())
+    width = max(8, *map(len, commands))
+    parser.epilog = "commands:\n" + "\n".join(f"  {name:<{width}} {text}" for name, text in commands.items())
     if not tokens or tokens[0].startswith("-"):
         parser.parse_args(tokens)
         parser.print_help()

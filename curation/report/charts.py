@@ -128,7 +128,8 @@ def line_chart(curve: Curve) -> Markup:
             "{}</svg>"
         ).format(CURVE_TOP, CURVE_HEIGHT, Markup("").join(lines))
     )
-    parts.append(_x_axis(x_low, x_high, base, whole=True))
+    counted = bool(np.all(x[drawn] == np.round(x[drawn])))  # epochs and steps have no halves
+    parts.append(_x_axis(x_low, x_high, base, whole=counted))
     ends = "; ".join(f"{series.name} ends at {in_unit(_last(series), curve.unit)}" for series in curve.series)
     return Markup('<div class="plot"><svg width="44" height="{}" aria-hidden="true">{}</svg>{}</div>').format(
         base + AXIS_HEIGHT,

@@ -37,19 +37,29 @@ def render(report: CleanReport) -> str:
     Raises:
         ValueError: a picture that is not uint8 [H, W] or [H, W, 3].
     """
-    style = (_FOLDER / "page.css").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(style.encode("utf-8")).digest()).decode("ascii")
+    style = style_sheet()
     return (
         _environment()
         .get_template("page.html.j2")
         .render(
             report=report,
             style=Markup(style),
-            policy=f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'",
+            policy=policy(style),
             confusion=None if report.confusion is None else tables.confusion_table(report.confusion),
             filters=_filters(report),
         )
     )
+
+
+def style_sheet() -> str:
+    """The style of every page, as light or dark as the reader's system."""
+    return (_FOLDER / "page.css").read_text(encoding="utf-8")
+
+
+def policy(style: str) -> str:
+    """The Content-Security-Policy of a page that carries this one style sheet."""
+    digest = base64.b64encode(hashlib.sha256(style.encode("utf-8")).digest()).decode("ascii")
+    return f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
 
 
 def write(report: CleanReport, path: Path) -> Path:

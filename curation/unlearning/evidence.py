@@ -1,0 +1,236 @@
+"""Evidence files: written once, chained into the ledger, signed if a key is named, and checked by whoever has them.
+
+`evidence.json` is canonical JSON of `Evidence` and of where it stands in the ledger. Beside it `evidence.seal.json` holds its
+sha256, the event of the ledger that holds that too, and the signature of its bytes with the key to check it by.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from curation.errors import DataError, LedgerError
+from curation.unlearning import signing
+from curation.unlearning.canonical import canonical
+from curation.unlearning.evidence_model import LIMITS, TIERS, VERDICTS, VERSION, Evidence, worst
+from curation.unlearning.ledger import Ledger
+from curation.unlearning.requests import Batch, named_in
+from lorif_core.atomic import write_bytes
+
+logger = logging.getLogger(__name__)
+
+NAME = "evidence.json"
+KIND = "evidence"
+"""The kind of the ledger's event."""
+DIGEST = "digest"
+_NO_WORDS = ("version", "verdicts", "tiers", "limits", "records", "history", "truth_ratios")
+
+
+def document(evidence: Evidence, ledger: Ledger, batch: Batch) -> dict[str, Any]:
+    """What the file says: the evidence, what its words mean, and the batch's last step in the ledger."""
+    steps = [event for event in ledger.events() if event.batch == batch.number and event.kind == batch.status]
+    if not steps:
+        raise LedgerError(f"batch {batch.number} of the ledger is not {batch.status}: give the batch as it stands")
+    requests = [
+        {"number": one.number, "submitted": one.submitted, "reason": one.reason, "records": one.records}
+        for one in batch.requests
+    ]
+    place = {"batch": batch.number, "dataset": batch.dataset, "digest": batch.digest, "requests": requests}
+    return {
+        "version": VERSION,
+        **asdict(evidence),
+        "verdicts": [{"name": name, "meaning": meaning} for name, meaning in VERDICTS.items()],  # worst first
+        "tiers": [{"name": name, "meaning": meaning} for name, meaning in TIERS.items()],  # strongest first
+        "limits": LIMITS,
+        "ledger": place | {"sequence": steps[-1].number, "head": steps[-1].hash},
+    }
+
+
+def write(folder: Path, evidence: Evidence, ledger: Ledger, batch: Batch, key: Ed25519PrivateKey | None = None) -> Path:
+    """Write the file, note its digest in the ledger, and write its seal; repeated after a crash, the same comes of it.
+
+    To be called before the batch is published, while its ids are there to see that none of them is in the file.
+
+    Raises:
+        LedgerError: the file would name a removed record, or the batch is no longer as given.
+        ValueError: a number that is not finite; the message says where.
+    """
+    said = document(evidence, ledger, batch)
+    # The records' own hashes are seen to by Evidence, and the rest of what is left out has no words of the run's.
+    written = {name: value for name, value in said.items() if name not in _NO_WORDS}
+    if named_in(
+        canonical(written | {"found": sorted({record.found for record in evidence.records})}).decode(), batch.ids
+    ):
+        raise LedgerError(
+            "the evidence would name a record that is to be removed; use its salted hash (Ledger.record_hash)"
+        )
+    data = canonical(said)
+    path = folder / NAME
+    whole = write_bytes(path, data)
+    noted = [event for event in ledger.events(KIND) if event.batch == batch.number and event.details[DIGEST] == whole]
+    event = noted[-1] if noted else ledger.note(batch, KIND, {DIGEST: whole})
+    seal: dict[str, Any] = {DIGEST: whole, "event": {"number": event.number, "hash": event.hash}}
+    if key is not None:
+        public = key.public_key()
+        signature = base64.b64encode(key.sign(data)).decode()
+        seal |= {"signature": signature, "public_key": signing.pem(public), "fingerprint": signing.fingerprint(public)}
+    write_bytes(seal_path(path), canonical(seal))
+    logger.info("evidence of batch %d written to %s (sha256 %s)", batch.number, path, whole)
+    return path
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What an evidence file says.
+
+    Raises:
+        DataError: there is no such file, or it is none.
+    """
+    said = _object(path)
+    place = said.get("ledger")
+    parts = [said.get("records"), place.get("requests") if isinstance(place, dict) else None]
+    whole = all(isinstance(part, list) and all(isinstance(one, dict) for one in part) for part in parts)
+    if said.get("version") != VERSION or not whole:
+        raise DataError([f"{path}: expected an evidence file of version {VERSION}"])
+    return said
+
+
+def seal_path(path: Path) -> Path:
+    """Where the seal of an evidence file lies."""
+    return path.with_suffix(".seal.json")
+
+
+def signer(path: Path) -> str | None:
+    """Fingerprint of the key that the seal of an evidence file names; None where it names none."""
+    try:
+        return signing.fingerprint(
+            signing.parse_public(str(_object(seal_path(path)).get("public_key")).encode(), "seal")
+        )
+    except DataError:
+        return None
+
+
+def verify(path: Path, ledger: Ledger | None = None, public_key: Ed25519PublicKey | None = None) -> list[str]:
+    """What is wrong with an evidence file: its digest and form; its signature; its entry in the ledger and the whole chain.
+
+    Without `public_key` a signature is checked by the key in the seal, which shows that the file was not damaged, not whose
+    it is. Without `ledger` nothing is said of the chain.
+
+    Raises:
+        DataError: there is no such file, or it is none.
+    """
+    said, data = read(path), path.read_bytes()
+    whole = hashlib.sha256(data).hexdigest()
+    problems = _content(said, data)
+    seal = _seal(path, problems)
+    if seal is not None:
+        if seal.get(DIGEST) != whole:
+            problems.append(f"digest: the file has sha256 {whole}, its seal says {seal.get(DIGEST)}: it was changed")
+        problems += _signature(data, seal, public_key)
+    elif public_key is not None:
+        problems.append("signature: a key was given, but there is no seal with a signature")
+    if ledger is not None:
+        problems += [f"ledger: {problem}" for problem in ledger.check()]
+        problems += _entry(said, whole, seal, ledger)
+    return problems
+
+
+def _content(said: dict[str, Any], data: bytes) -> list[str]:
+    """What the file itself must be, whatever is kept elsewhere."""
+    problems = []
+    if canonical(said) != data:
+        problems.append("form: not canonical JSON: it was edited or written by something else")
+    verdicts = [str(record.get("verdict")) for record in said["records"]]
+    if not verdicts or set(verdicts) - VERDICTS.keys() or said.get("verdict") != worst(verdicts):
+        problems.append(f"verdict: {said.get('verdict')} is not that of the worst record")
+    if str(said.get("tier")) not in TIERS:
+        problems.append(f"tier: expected one of {', '.join(TIERS)}, got {said.get('tier')}")
+    return problems
+
+
+def _seal(path: Path, problems: list[str]) -> dict[str, Any] | None:
+    """The seal; None and a problem where it is missing or unreadable."""
+    try:
+        return _object(seal_path(path))
+    except DataError as error:
+        problems.append(f"seal: {error}")
+        return None
+
+
+def _signature(data: bytes, seal: dict[str, Any], public_key: Ed25519PublicKey | None) -> list[str]:
+    if "signature" not in seal:
+        return [] if public_key is None else ["signature: a key was given, but the file is not signed"]
+    try:
+        key = signing.parse_public(str(seal.get("public_key")).encode(), "seal")
+        signature = base64.b64decode(str(seal["signature"]), validate=True)
+    except (DataError, binascii.Error) as error:
+        return [f"signature: cannot be read: {error}"]
+    problems = []
+    if seal.get("fingerprint") != signing.fingerprint(key):
+        problems.append("signature: the fingerprint in the seal is not that of its key")
+    if public_key is not None and signing.fingerprint(public_key) != signing.fingerprint(key):
+        problems.append(
+            f"signature: expected the key {signing.fingerprint(public_key)}, signed with {signing.fingerprint(key)}"
+        )
+    if not signing.is_signed(data, signature, public_key or key):
+        problems.append("signature: it is not that of this file")
+    return problems
+
+
+def _entry(said: dict[str, Any], whole: str, seal: dict[str, Any] | None, ledger: Ledger) -> list[str]:
+    """Whether the ledger holds this file's digest, and the file the ledger's hashes."""
+    place, events = said["ledger"], ledger.events()
+    problems = []
+    noted = [event for event in events if event.kind == KIND and event.batch == place.get("batch")]
+    if not any(event.details.get(DIGEST) == whole for event in noted):
+        problems.append(f"ledger: no event holds this file's digest for batch {place.get('batch')}")
+    elif noted[-1].details[DIGEST] != whole:
+        problems.append(f"ledger: event {noted[-1].number} holds the digest of a later evidence file of the same batch")
+    if (place.get("sequence"), place.get("head")) not in [(event.number, event.hash) for event in events]:
+        problems.append(f"ledger: event {place.get('sequence')} is not the one that the file was written after")
+    if seal is not None and seal.get("event") not in [{"number": event.number, "hash": event.hash} for event in noted]:
+        problems.append(f"ledger: it has no such event of evidence as the seal names: {seal.get('event')}")
+    earlier = said.get("removed_earlier")
+    known = {str(record.get("record")) for record in said["records"]}
+    known |= {str(one) for one in earlier} if isinstance(earlier, list) else set()
+    named = [request.get("number") for request in place["requests"]]
+    members = {
+        number
+        for event in events
+        if event.kind == "claimed" and event.batch == place.get("batch")
+        for number in event.details["requests"]
+    }
+    members -= {event.request for event in events if event.kind == "refused"}
+    if named != sorted(members):
+        problems.append(
+            f"ledger: the file is about the requests {named}, batch {place.get('batch')} about {sorted(members)}"
+        )
+    for number in sorted(members):
+        missing = set(ledger.hashes(number)) - known
+        if missing:
+            problems.append(f"ledger: {len(missing)} records of request {number} are not in the file")
+    return problems
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes(), parse_constant=_refuse)
+    except OSError as error:
+        raise DataError([f"{path}: {error.strerror}"]) from None
+        canonical(value)
+    except ValueError:
+        raise DataError([f"{path}: not a whole JSON file, or with numbers or text that none can hold"]) from None
+    if not isinstance(value, dict):
+        raise DataError([f"{path}: expected a JSON object, got {type(value).__name__}"])
+    return value
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")

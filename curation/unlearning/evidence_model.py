@@ -1,0 +1,286 @@
+"""What an evidence file says of one unlearning run, as plain data.
+
+It is evidence: what was measured and how, so that others can judge it. Whether that settles a request is not for it to say.
+A record that was to be removed stands in it by salted hashes only. None = not measured. Losses are in nats, mean over tokens.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+VERSION = 1
+
+VERDICTS = {
+    "RESIDUAL": "the model still treats it as a record it was trained on",
+    "OVER_UNLEARNED": "the model treats it worse than models that never saw it: a trace of its own",
+    "UNTESTABLE": "too little was measured to say",
+    "NO_BASELINE": "nothing of it could be seen in the model before, so nothing can be seen to be gone",
+    "CONSISTENT_WITH_RETRAIN": "shown to lie within the tolerance of models that never saw it",
+}
+"""What is said of a record, worst first; the worst record decides on the whole."""
+
+TIERS = {
+    "E0": "exact: the model was trained again without the records",
+    "E1": "compared with many models that never saw the records (20 or more)",
+    "E2": "compared with few models that never saw the records",
+    "E3": "compared with a stand-in for such a model only: predicted by attribution, or held-out records",
+    "E4": "no comparison: only that the model no longer shows the records when asked",
+}
+"""How strong the evidence is, strongest first."""
+
+LIMITS = (
+    "What was not measured is not shown: that these tests find no trace of a record does not mean that no other would.",
+    "Every comparison is with models of the same kind and within the tolerance declared beforehand, not with certainty.",
+    "Copies of the records outside the files named here, such as backups and models made earlier, are not covered.",
+    "Whether this meets a legal duty is for people to judge.",
+)
+"""What no evidence file shows; the caveats of the run come beside them."""
+
+
+@dataclass(frozen=True)
+class Hashes:
+    """A file or folder before and after (sha256, hex).
+
+    Attributes:
+        name: "model", "tokenizer", "adapter", ...
+        before: its hash before the run.
+        after: and after.
+    """
+
+    name: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Method:
+    """How the records were unlearned.
+
+    Attributes:
+        name: objective and weights ("npo, guard"), or "retrain".
+        options: every hyper-parameter.
+        seed: of the run.
+        code: version of this software, with the commit or the digest of its sources.
+        hardware: in words.
+        versions: package -> version.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+    seed: int
+    code: str
+    hardware: str
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A model that never saw the records.
+
+    Attributes:
+        hash: sha256 of its weights.
+        seed: it was trained with.
+        trained: how, in words or as the digest of its configuration.
+    """
+
+    hash: str
+    seed: int
+    trained: str
+
+
+@dataclass(frozen=True)
+class WeightChange:
+    """That the weights changed.
+
+    Attributes:
+        norms: module -> Euclidean norm of the change.
+        tensors: how many tensors the model has.
+        changed: how many of them changed.
+    """
+
+    norms: Mapping[str, float]
+    tensors: int
+    changed: int
+
+
+@dataclass(frozen=True)
+class Test:
+    """One measure on a set of records.
+
+    Attributes:
+        name: as open-unlearning calls it (`forget_truth_ratio`), after a slash the probe ("relearned", "4-bit").
+        point: the estimate.
+        low: lower end of its interval.
+        high: upper end.
+        null: what the measure is for models that never saw the records, or under no effect.
+        n: records, or pairs, that it was taken on.
+        p: p-value against the null.
+        p_holm: the same after Holm's correction for all tests of this file.
+    """
+
+    name: str
+    point: float | None
+    low: float | None
+    high: float | None
+    null: float | None
+    n: int
+    p: float | None = None
+    p_holm: float | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """One removed record.
+
+    Attributes:
+        record: salted hash of its id.
+        content: salted hash of its content.
+        found: "requested", or by which rule it was found to be a near-duplicate.
+        verdict: one of VERDICTS.
+        loss_before: under the model as it was.
+        loss_after: under the unlearned model.
+        loss_reference: mean over the models that never saw it.
+        z: (loss_after - loss_reference) in standard deviations between seeds; negative = remembered.
+        extraction_before: extraction strength in [0, 1] before.
+        extraction_after: and after.
+    """
+
+    record: str
+    content: str
+    found: str
+    verdict: str
+    loss_before: float | None = None
+    loss_after: float | None = None
+    loss_reference: float | None = None
+    z: float | None = None
+    extraction_before: float | None = None
+    extraction_after: float | None = None
+
+
+@dataclass(frozen=True)
+class Collateral:
+    """A record that stays and suffered.
+
+    Attributes:
+        example_id: its id; it stays in the data, so it is no secret of the ledger's.
+        alignment: gradient product with the removed records; positive = their removal hurts it.
+        loss_before: before the run.
+        loss_after: after it.
+    """
+
+    example_id: str | int
+    alignment: float | None
+    loss_before: float
+    loss_after: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """One point of the unlearning run.
+
+    Attributes:
+        step: optimizer steps so far.
+        forget_loss: mean loss of the records to remove.
+        retain_loss: mean loss of records that stay.
+    """
+
+    step: int
+    forget_loss: float | None
+    retain_loss: float | None
+
+
+@dataclass(frozen=True)
+class TruthRatios:
+    """Truth ratio of each removed record (1 = wrong answers as likely as the right one; 0 = the right one is known).
+
+    Attributes:
+        before: under the model as it was.
+        after: under the unlearned model.
+        retrained: under the models that never saw them, all seeds.
+    """
+
+    before: Sequence[float] = ()
+    after: Sequence[float] = ()
+    retrained: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One unlearning run.
+
+    Attributes:
+        title: name of the run.
+        time: when it was verified, ISO 8601, UTC; of the ledger's event, so that a repeated write gives the same bytes.
+        verdict: that of the worst record.
+        tier: one of TIERS.
+        duplicates_rule: how near-duplicates of the requested records were looked for.
+        tolerance: largest gap to the references that counts as none, in standard deviations between seeds; declared before.
+        data_before: digest of the data's manifest before.
+        data_after: and after the records were removed from it.
+        hashes: model, tokenizer, adapter; before and after.
+        method: how.
+        references: the models compared with.
+        change: of the weights.
+        tests: every one that was made.
+        records: every one that was removed, worst first.
+        removed_earlier: salted hashes of requested records that an earlier request had removed.
+        collateral: those that stay and suffered most, worst first.
+        history: the run, step by step.
+        truth_ratios: their distributions.
+        approval: who approved what and when, as noted; None = none was asked for.
+        caveats: what is particular to this run, in sentences.
+    """
+
+    title: str
+    time: str
+    verdict: str
+    tier: str
+    duplicates_rule: str
+    tolerance: float
+    data_before: str
+    data_after: str
+    hashes: Sequence[Hashes]
+    method: Method
+    references: Sequence[Reference]
+    change: WeightChange
+    tests: Sequence[Test]
+    records: Sequence[Record]
+    removed_earlier: Sequence[str] = ()
+    collateral: Sequence[Collateral] = ()
+    history: Sequence[Step] = ()
+    truth_ratios: TruthRatios = TruthRatios()
+    approval: Mapping[str, Any] | None = None
+    caveats: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself.
+
+        Raises:
+            ValueError: an unknown verdict or tier, a verdict that is not the worst record's, no record, or no changed weights.
+        """
+        unknown = {self.verdict, *(record.verdict for record in self.records)} - VERDICTS.keys()
+        if unknown or self.tier not in TIERS:
+            raise ValueError(
+                f"expected verdicts of {list(VERDICTS)} and a tier of {list(TIERS)}, got {unknown or self.tier}"
+            )
+        if not self.records:
+            raise ValueError("expected at least one record, got none")
+        if not all(
+            re.fullmatch("[0-9a-f]{64}", one) for record in self.records for one in (record.record, record.content)
+        ):
+            raise ValueError(
+                "records: expected salted hashes (64 hexadecimal digits), as Ledger.record_hash and .salted give"
+            )
+        found = worst([record.verdict for record in self.records])
+        if self.verdict != found:
+            raise ValueError(f"the worst record decides: expected the verdict {found}, got {self.verdict}")
+        if not self.change.changed:
+            raise ValueError("no tensor changed: there is nothing to give evidence of")
+
+
+def worst(verdicts: Sequence[str]) -> str:
+    """The worst of some verdicts."""
+    return min(verdicts, key=list(VERDICTS).index)

@@ -1,0 +1,55 @@
+"""The page shows what the file says, escaped, and nothing but hashes of what was removed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from curation.unlearning import evidence, evidence_model, evidence_page
+from lorif_core.atomic import file_digest
+from tests.curation.unlearning.evidence_example import example, verified
+
+IDS = [f"person-{number}" for number in range(5)]
+
+
+def page_of(folder: Path, **changes: object) -> str:
+    ledger, batch = verified(folder, IDS)
+    path = evidence.write(folder, example(ledger, IDS, **changes), ledger, batch)
+    page = evidence_page.write(path).read_text()
+    assert file_digest(path) in page
+    return page
+
+
+def test_the_page_shows_everything_there_is(tmp_path: Path) -> None:
+    page = page_of(tmp_path)
+    assert "<strong>Over unlearned</strong>" in page and "<strong>Tier E2</strong>" in page
+    assert all(sentence in page for sentence in evidence_model.LIMITS)
+    assert page.count("<polyline") == 5  # two losses, three distributions
+    assert "mia_min_k_plus_plus" in page and "person-94" in page and not any(one in page for one in IDS)
+    verdicts = re.findall(r"<td>(Over unlearned|Consistent with retrain)</td>", page)
+    assert verdicts == ["Over unlearned"] + 4 * ["Consistent with retrain"]
+
+
+def test_the_page_goes_without_what_was_not_measured(tmp_path: Path) -> None:
+    bare = evidence_model.Record("a" * 64, "b" * 64, "requested", "UNTESTABLE")
+    page = page_of(
+        tmp_path,
+        history=[],
+        truth_ratios=evidence_model.TruthRatios(),
+        collateral=[],
+        tests=[],
+        references=[],
+        records=[bare] * 300,
+        verdict="UNTESTABLE",
+        tier="E4",
+    )
+    assert "<polyline" not in page and "No test was made." in page and "None" not in page.replace("None.", "")
+    assert page.count("<td>Untestable</td>") == evidence_page.RECORDS and "100 more are in the file" in page
+
+
+@pytest.mark.parametrize("field", ["title", "duplicates_rule", "data_before"])
+def test_markup_is_shown_not_run(tmp_path: Path, field: str) -> None:
+    page = page_of(tmp_path, **{field: "<script>alert(1)</script>\u202e"})
+    assert "<script" not in page and "&lt;script&gt;" in page and "\u202e" not in page
