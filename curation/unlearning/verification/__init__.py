@@ -1,0 +1,1 @@
+"""What an unlearned model is measured by, and what the measurements say of each record."""

@@ -1,0 +1,133 @@
+"""What the measurements say of each record: does the model treat it as one that never saw it?
+
+Axes: n records, S models retrained without them from different seeds.
+
+A probe measures a loss of each record: directly, after the model was quantised, after it learned some of the records again.
+The same probe is put to the retrained models. A record passes a probe when its gap to them is *shown* to be small (two
+one-sided tests, Schuirmann 1987), not when it merely fails to be shown large:
+
+    gap_i = loss_i - mean_s loss_is,    |gap_i| + t sd / sqrt(S) <= tolerance * sd,
+
+sd being the standard deviation between seeds, pooled over all records since a few seeds say little about one. The tolerance
+is declared before the run. A record that the model treated no differently before unlearning cannot show anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+
+Verdict = Literal["CONSISTENT_WITH_RETRAIN", "RESIDUAL", "OVER_UNLEARNED", "NO_BASELINE", "UNTESTABLE"]
+WORST_FIRST: tuple[Verdict, ...] = (
+    "RESIDUAL",
+    "OVER_UNLEARNED",
+    "UNTESTABLE",
+    "NO_BASELINE",
+    "CONSISTENT_WITH_RETRAIN",
+)
+CONFIDENCE = 0.95
+"""Of each of the two one-sided tests."""
+LEAST_SD = 1e-3
+"""Nats: models that agree better than this are not told apart by how well they agree."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One way of asking for the records, put to three kinds of models.
+
+    Attributes:
+        before: loss of each record under the model as it was [n]; None where this probe was not put to it.
+        after: under the unlearned model [n].
+        retrained: under the models that never saw them [S, n].
+    """
+
+    after: np.ndarray
+    retrained: np.ndarray
+    before: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """Of n records.
+
+    Attributes:
+        verdicts: of each.
+        gaps: probe -> its gap in standard deviations between seeds [n]; negative = remembered.
+        margins: probe -> the gap that would just have passed [n], in the same unit.
+        worst: the worst verdict of all: it decides.
+    """
+
+    verdicts: list[Verdict]
+    gaps: dict[str, np.ndarray]
+    margins: dict[str, float]
+
+    @property
+    def worst(self) -> Verdict:
+        """The verdict on the whole: that of the worst record."""
+        return worst(self.verdicts)
+
+
+def worst(verdicts: list[Verdict]) -> Verdict:
+    """The worst of some verdicts."""
+    return min(verdicts, key=WORST_FIRST.index)
+
+
+def judge(probes: Mapping[str, Probe], tolerance: float) -> Verdicts:
+    """Judge every record by every probe; the worst probe decides.
+
+    Args:
+        probes: by name; at least one was put to the model as it was.
+        tolerance: in standard deviations between seeds; a model retrained from another seed is within 4 or 5 on all of
+            some hundred records.
+
+    Raises:
+        ValueError: no probe has a baseline, shapes differ, or the tolerance is not positive.
+    """
+    if not any(probe.before is not None for probe in probes.values()):
+        raise ValueError("no probe was put to the model as it was: whether it knew the records cannot be told")
+    if not tolerance > 0:
+        raise ValueError(f"tolerance: expected a number above 0 (standard deviations between seeds), got {tolerance}")
+    count = len(next(iter(probes.values())).after)
+    gaps: dict[str, np.ndarray] = {}
+    allowed: dict[str, float] = {}
+    known = np.zeros(count, dtype=bool)
+    for name, probe in probes.items():
+        if probe.after.shape != (count,) or probe.retrained.shape[1:] != (count,):
+            raise ValueError(
+                f"probe {name}: expected {count} records, got {probe.after.shape} and {probe.retrained.shape} [S, n]"
+            )
+        sd, allowed[name] = _spread(probe.retrained, tolerance)
+        center = probe.retrained.mean(0)
+        gaps[name] = (probe.after - center) / sd
+        if probe.before is not None:
+            known |= (probe.before - center) / sd < -allowed[name]
+    found: list[Verdict] = []
+    for i in range(count):
+        results = [_of_gap(gaps[name][i], allowed[name]) for name in probes]
+        if not known[i] and "OVER_UNLEARNED" not in results and "UNTESTABLE" not in results:
+            found.append("NO_BASELINE")
+        else:
+            found.append(worst(results))
+    return Verdicts(found, gaps, allowed)
+
+
+def _spread(retrained: np.ndarray, tolerance: float) -> tuple[float, float]:
+    """Standard deviation between seeds, and the gap in it that passes; the latter is negative where nothing can."""
+    seeds, count = retrained.shape
+    if seeds < 2:
+        return 1.0, -np.inf
+    freedom = count * (seeds - 1)
+    sd = max(float(np.sqrt(retrained.var(0, ddof=1).mean())), LEAST_SD)
+    return sd, tolerance - float(stats.t.ppf(CONFIDENCE, freedom)) / seeds**0.5
+
+
+def _of_gap(gap: float, allowed: float) -> Verdict:
+    if allowed <= 0:
+        return "UNTESTABLE"
+    if abs(gap) <= allowed:
+        return "CONSISTENT_WITH_RETRAIN"
+    return "RESIDUAL" if gap < 0 else "OVER_UNLEARNED"
