@@ -30,7 +30,7 @@ def relearned(model: nn.Module, rows: Rows, *, steps: int, lr: float, seed: int 
     for _ in range(steps):
         which = draw.choice(len(rows), size=min(rows.size, len(rows)), replace=False)
         optimizer.zero_grad()
-        predict(found, to_device(rows.batch(which.tolist()), device)).mean().mean().backward()
+        torch.autograd.backward(predict(found, to_device(rows.batch(which.tolist()), device)).mean().mean())
         optimizer.step()
     optimizer.zero_grad()
     return found
