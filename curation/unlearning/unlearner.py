@@ -1,0 +1,86 @@
+"""Unlearning as one call: weigh, remember what must be known of the model as it was, train, and see that it changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from curation.training import TrainOptions, train
+from curation.unlearning.changes import Changes, weight_changes
+from curation.unlearning.module import Records, Refresh, Unlearning
+from curation.unlearning.objectives import UnlearningObjective
+from curation.unlearning.reference import make_reference, read_reference
+from curation.unlearning.rows import Rows
+from curation.unlearning.weights import Weights
+
+REFERENCE = "reference.safetensors"
+
+
+@dataclass(frozen=True)
+class Unlearned:
+    """What unlearning did.
+
+    Attributes:
+        changes: of the model's weights.
+        curve: `Unlearning.curve`.
+        weights: of the records at the end, float64 [n]; as given unless they were renewed.
+        seconds: spent, over all the runs it took.
+    """
+
+    changes: Changes
+    curve: list[dict[str, float]]
+    weights: np.ndarray
+    seconds: float
+
+
+def unlearn(
+    model: nn.Module,
+    objective: UnlearningObjective,
+    forget: Rows,
+    retain: Rows,
+    weights: Weights,
+    options: TrainOptions,
+    folder: Path,
+    *,
+    lr: float,
+    alternative: Rows | None = None,
+    refresh: Refresh | None = None,
+) -> Unlearned:
+    """Unlearn ``forget`` from ``model``, in place; goes on where an earlier call with the same arguments stopped.
+
+    Args:
+        model: on the CPU; in evaluation mode afterwards.
+        objective: the loss.
+        forget: the records; their batch size is the step's.
+        retain: rows that stay.
+        weights: of the records.
+        options: how long, on what device, from what seed.
+        folder: of this unlearning alone; ``last.ckpt`` and the reference in it may go once the result is safe.
+        lr: learning rate.
+        alternative: other answers to the records' questions, for the objectives that need them.
+        refresh: renews the weights while it runs.
+
+    Raises:
+        TrainingError: nothing in the model changed, or as `curation.training.train`.
+        ValueError: as many weights as records are needed, or other answers.
+    """
+    if len(weights.values) != len(forget):
+        raise ValueError(f"expected one weight a record: got {len(weights.values)} for {len(forget)}")
+    if objective.needs_alternative and (alternative is None or len(alternative) != len(forget)):
+        raise ValueError(f"{type(objective).__name__} needs another answer to each of the {len(forget)} records")
+    before = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / REFERENCE
+    kept = retain if objective.retain != "none" else None
+    # written before the first step, so that a resumed run does not take the model it has changed for the old one
+    reference = (
+        read_reference(file) if file.exists() else make_reference(file, model, objective, forget, kept, alternative)
+    )
+    module = Unlearning(model, objective, forget, retain, weights, reference, lr, alternative, refresh)
+    result = train(module, Records(len(forget), forget.size, module.watched_rows), options, folder)
+    return Unlearned(
+        weight_changes(before, model.state_dict()), module.curve, module.weights.double().cpu().numpy(), result.seconds
+    )

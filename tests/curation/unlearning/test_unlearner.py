@@ -1,0 +1,124 @@
+"""Unlearning as one call, on a small model and real training steps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from curation.errors import TrainingError
+from curation.training import TrainOptions
+from curation.unlearning.alignment import by_two_forwards
+from curation.unlearning.module import Refresh, Unlearning
+from curation.unlearning.objectives import build_objective
+from curation.unlearning.rows import Rows
+from curation.unlearning.unlearner import unlearn
+from curation.unlearning.verification.relearning import part, relearned
+from curation.unlearning.verification.scan import scan
+from curation.unlearning.weights import Weights, guard_weights, uniform_weights
+from tests.curation.unlearning.models import Language, texts
+
+GONE, STAYS = np.arange(6), np.arange(6, 24)
+
+
+@pytest.fixture(scope="module")
+def known() -> tuple[Language, Rows, Rows]:
+    """A model that knows 24 texts, 6 of which are to go."""
+    torch.set_num_threads(1)
+    rows = texts(24, size=4)
+    return relearned(Language(), replace(rows, size=24), steps=150, lr=1e-2), part(rows, GONE), part(rows, STAYS)
+
+
+def run(known, folder, name="difference", options=None, epochs=4, lr=1e-2, weights=None, **extra):
+    model, forget, retain = known
+    model = relearned(model, forget, steps=0, lr=lr)  # a copy
+    given = weights or uniform_weights(len(forget))
+    train = TrainOptions(max_epochs=epochs, progress=False)
+    return model, unlearn(
+        model, build_objective(name, options or {}), forget, retain, given, train, folder, lr=lr, **extra
+    )
+
+
+def test_the_records_go_and_the_rest_stays(known, tmp_path):
+    _, forget, retain = known
+    model, done = run(known, tmp_path)
+    before = [scan(known[0], rows).losses.mean() for rows in (forget, retain)]
+    after = [scan(model, rows).losses.mean() for rows in (forget, retain)]
+    assert after[0] - before[0] > 1
+    assert after[1] - before[1] < 0.5 * (after[0] - before[0])
+    assert done.changes.changed > 0
+    assert [point["step"] for point in done.curve] == [0, 2, 4, 6, 8]
+    assert done.curve[-1]["forget_loss"] == pytest.approx(after[0], rel=1e-4)
+    assert done.curve[0]["forget_loss"] == pytest.approx(before[0], rel=1e-4)
+
+
+def test_an_infinite_temperature_unlearns_as_uniform_weights_do_bit_for_bit(known, tmp_path):
+    alignment = np.random.default_rng(0).normal(size=6)
+    weights = guard_weights(alignment, float("inf"))
+    one, _ = run(known, tmp_path / "a")
+    other, _ = run(known, tmp_path / "b", weights=weights)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_a_record_without_weight_is_spared(known, tmp_path):
+    weights = Weights(np.array([0.0, 1.2, 1.2, 1.2, 1.2, 1.2]))
+    model, _ = run(known, tmp_path, weights=weights, epochs=3)
+    alike, _ = run(known, tmp_path / "alike", epochs=3)
+    assert scan(model, known[1]).losses[0] < scan(alike, known[1]).losses[0] - 0.1
+
+
+def test_weights_are_renewed_while_it_runs(known, tmp_path):
+    model, forget, retain = known
+    refresh = Refresh(2, 2.0, lambda current: by_two_forwards(current, forget, retain))
+    _, done = run(known, tmp_path, refresh=refresh)
+    assert done.weights.mean() == pytest.approx(1)
+    assert done.weights.std() > 0
+
+
+def test_a_bounded_ascent_ends_at_its_bound(known, tmp_path):
+    _, done = run(known, tmp_path, "bounded_ascent", {"bound": 1.0}, epochs=50)
+    assert len(done.curve) < 30
+    assert 0.9 < done.curve[-1]["forget_loss"] < 3
+
+
+@pytest.mark.parametrize(("name", "options"), [("npo", {"retain": "kl"}), ("simnpo", {}), ("rmu", {"layer": "value"})])
+def test_objectives_run_with_their_references(known, tmp_path, name, options):
+    _, done = run(known, tmp_path, name, options, epochs=2)
+    assert done.curve[-1]["forget_loss"] != done.curve[0]["forget_loss"]
+
+
+@pytest.mark.parametrize("name", ["dpo", "idk"])
+def test_another_answer_can_be_taught(known, tmp_path, name):
+    other = part(texts(24, seed=8, size=4), GONE)
+    model, _ = run(known, tmp_path, name, epochs=8, alternative=other)
+    assert scan(model, other).losses.mean() < scan(known[0], other).losses.mean() - 0.5
+    with pytest.raises(ValueError, match="needs another answer to each of the 6 records"):
+        run(known, tmp_path / "without", name)
+
+
+def test_interrupted_it_goes_on_to_the_same_weights(known, tmp_path, monkeypatch):
+    whole, done = run(known, tmp_path / "whole", "npo")
+    note = Unlearning._note
+    stopped = []
+
+    def stop(self):
+        if len(self.curve) == 3 and not stopped:
+            stopped.append(True)
+            raise KeyboardInterrupt
+        return note(self)
+
+    monkeypatch.setattr(Unlearning, "_note", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(known, tmp_path / "part", "npo")
+    again, resumed = run(known, tmp_path / "part", "npo")
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
+    assert resumed.curve == done.curve
+
+
+def test_no_change_and_wrong_counts_are_errors(known, tmp_path):
+    with pytest.raises(TrainingError, match="changed none of the"):
+        run(known, tmp_path / "a", lr=1e-30)
+    with pytest.raises(ValueError, match="one weight a record: got 5 for 6"):
+        run(known, tmp_path / "b", weights=uniform_weights(5))
