@@ -172,7 +172,7 @@ def test_paths_start_from_the_file_and_on_the_command_line_from_here(
     tokens = ["--data.init_args.path", "mine.csv", "--index.path", "new"]
     config = load_config(CleanConfig, file, *read_overrides(tokens, CleanConfig))
     assert config.model.checkpoint == tmp_path / "a.ckpt"
-    assert config.index.path == here / "new"
+    assert config.index.path == str(here / "new")
     assert config.data.init_args == {"path": str(here / "mine.csv")}
     assert config.root == tmp_path and config.name == "job"
     assert config.workspace == here / "elsewhere"
