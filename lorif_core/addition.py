@@ -13,7 +13,7 @@ from lorif_core.atomic import single_writer
 from lorif_core.blocks import Block
 from lorif_core.capture import frozen
 from lorif_core.codecs import row_bytes
-from lorif_core.digests import ExampleDigest, model_fingerprint
+from lorif_core.digests import ExampleDigest, check_model
 from lorif_core.errors import StoreError
 from lorif_core.gradients import device_of, read_plan
 from lorif_core.index import Build
@@ -68,11 +68,7 @@ class Append:
         manifest = read_manifest(folder)
         if not manifest.complete:
             raise StoreError(f"the index at {folder} is unfinished: run fit again with its own examples before append")
-        if (fingerprint := model_fingerprint(self.build.model)) != manifest.model:
-            raise StoreError(
-                f"the index at {folder} was made from another model: expected fingerprint {manifest.model[:12]}, "
-                f"got {fingerprint[:12]}; load that model's weights, or build an index for this one"
-            )
+        check_model(folder, manifest.model, self.build.model)
         sweep(folder, manifest)
         publish(folder)
         return manifest

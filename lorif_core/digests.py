@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lorif_core.atomic import json_digest
+from lorif_core.errors import StoreError
 from lorif_core.objectives import Batch, tensors_of
 
 
@@ -28,6 +30,19 @@ def model_fingerprint(model: nn.Module) -> str:
         if isinstance(tensor, Tensor):
             sha.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode() + _raw(tensor))
     return sha.hexdigest()
+
+
+def check_model(path: str | Path, expected: str, model: nn.Module) -> None:
+    """Nothing, for the model with the fingerprint `expected`, from which the index at `path` was made.
+
+    Raises:
+        StoreError: it is another.
+    """
+    if (found := model_fingerprint(model)) != expected:
+        raise StoreError(
+            f"the index at {path} was made from another model: expected fingerprint {expected[:12]}, "
+            f"got {found[:12]}; load that model's weights, or build an index for this one"
+        )
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
