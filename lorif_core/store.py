@@ -206,7 +206,7 @@ def listed_ids(ids: Iterable[str] | Iterable[int]) -> list[str | int]:
         raise StoreError(f"ids: expected a list of ids, got the one string {ids!r}: put it into a list")
     found: list[str | int] = list(ids)
     if odd := [x for x in found if isinstance(x, bool) or not isinstance(x, str | Integral)]:
-        raise StoreError(f"ids must be strings or integers, got {odd[:5]} (a mask of rows is no list of ids)")
+        raise StoreError(f"ids must be all strings or all integers, got {odd[:5]} (a mask of rows is no list of ids)")
     return found
 
 
