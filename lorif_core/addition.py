@@ -13,7 +13,7 @@ from lorif_core.atomic import single_writer
 from lorif_core.blocks import Block
 from lorif_core.capture import frozen
 from lorif_core.codecs import row_bytes
-from lorif_core.digests import ExampleDigest, model_fingerprint
+from lorif_core.digests import ExampleDigest, check_model
 from lorif_core.errors import StoreError
 from lorif_core.gradients import device_of, read_plan
 from lorif_core.index import Build
@@ -23,7 +23,7 @@ from lorif_core.manifest import APPEND, Manifest, read_manifest
 from lorif_core.objectives import batch_rows
 from lorif_core.remote import publish
 from lorif_core.revisions import commit, pending_append, sweep
-from lorif_core.store import FactorStore, Ids, check_rows, encode_ids, shard_rows, write_ids
+from lorif_core.store import FactorStore, Ids, check_rows, shard_rows, write_ids
 from lorif_core.updates import ROWS, update_curvature
 from lorif_core.writer import StoreWriter
 
@@ -43,12 +43,13 @@ class Append:
         that cannot be told; the examples are then added again.)
 
         Raises:
-            StoreError: the model is another, ids repeat or are missing, the unfinished append is of other examples, or another
-                process writes the index.
+            StoreError: the model is another, ids repeat, are missing or not as many as the examples, the unfinished append is
+                of other examples, or another process writes the index.
             ValueError: the loader shuffles, or a loss or gradient is not finite.
         """
         build, folder = self.build, self.build.path
         check_loader(build.loader)
+        build.check_ids()
         with single_writer(folder), frozen(build.model):
             manifest = self._begin()
             old = FactorStore(folder, manifest).ids()
@@ -68,11 +69,7 @@ class Append:
         manifest = read_manifest(folder)
         if not manifest.complete:
             raise StoreError(f"the index at {folder} is unfinished: run fit again with its own examples before append")
-        if (fingerprint := model_fingerprint(self.build.model)) != manifest.model:
-            raise StoreError(
-                f"the index at {folder} was made from another model: expected fingerprint {manifest.model[:12]}, "
-                f"got {fingerprint[:12]}; load that model's weights, or build an index for this one"
-            )
+        check_model(folder, manifest.model, self.build.model)
         sweep(folder, manifest)
         publish(folder)
         return manifest
@@ -99,7 +96,6 @@ class Append:
         if old and ids and type(old[0]) is not type(ids[0]):
             kind = "the integers it numbers rows with, since it was made without ids" if not named else "of one type"
             raise StoreError(f"{folder}: ids must be {kind}; the index has {old[0]!r}, the new examples {ids[0]!r}")
-        encode_ids(ids)  # refuses ids that repeat, before anything is computed
         known = set(old)
         if repeated := [one for one in ids if one in known]:
             raise StoreError(f"{folder} has {len(repeated)} of these ids already, the first are {repeated[:5]}")

@@ -27,7 +27,7 @@ from lorif_core.digests import ExampleDigest, model_fingerprint
 from lorif_core.errors import StoreError
 from lorif_core.gradients import PROJECTION, GradientPlan, device_of, read_plan
 from lorif_core.layers import PositionRule
-from lorif_core.loaders import check_loader, examples_of
+from lorif_core.loaders import check_loader, counted, examples_of
 from lorif_core.manifest import MANIFEST, SHARDS, Manifest, read_manifest
 from lorif_core.moments import positions_wanted, second_moments
 from lorif_core.objectives import Batch, Objective, batch_rows, describe, select_rows
@@ -39,7 +39,7 @@ from lorif_core.projections import Projections
 from lorif_core.remote import publish
 from lorif_core.revisions import refuse_pending, sweep
 from lorif_core.rows import IndexRows, made_of
-from lorif_core.store import FactorStore, Ids, check_rows, not_comparable, shard_rows
+from lorif_core.store import FactorStore, Ids, check_ids, check_rows, not_comparable, shard_rows
 from lorif_core.whitening import POSITIONS, POSITIONS_A_SIDE, WHITENED, kfac
 from lorif_core.writer import StoreWriter
 
@@ -83,10 +83,12 @@ class Build:
         """Index every example of the loader, continuing what an earlier, interrupted call left at the path.
 
         Raises:
-            StoreError: the folder holds an index of another model, other options or data, or another process writes it.
+            StoreError: the folder holds an index of another model, other options or data, or another process writes it; ids
+                repeat, or are not as many as the examples.
             ValueError: the loader shuffles, a layer cannot be attributed, a gradient is not finite.
         """
         check_loader(self.loader)
+        self.check_ids()
         self.path.mkdir(parents=True, exist_ok=True)
         begin = time.perf_counter()
         with single_writer(self.path), frozen(self.model):
@@ -112,6 +114,19 @@ class Build:
             manifest = read_manifest(self.path)
             self._check_same(manifest)
             return manifest
+
+    def check_ids(self) -> None:
+        """Nothing, when the ids can name the examples, as far as can be said before any is read.
+
+        Raises:
+            StoreError: they are of mixed or other types, repeat, or are not as many as the loader says it has examples.
+        """
+        if self.ids is None:
+            return
+        check_ids(self.ids)
+        examples = counted(self.loader) if self.part is None else self.part.rows
+        if examples is not None and len(self.ids) != examples:
+            raise StoreError(f"expected one id an example: got {len(self.ids)} ids for {examples} examples")
 
     def _check_parts(self) -> None:
         """Remove the parts that joining left behind, when nothing of them is needed any more.

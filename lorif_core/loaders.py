@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sized
 from itertools import islice
 from typing import Any
 
-from torch.utils.data import DataLoader, IterableDataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sampler
 
 from lorif_core.objectives import Batch, batch_rows, join_rows, row_form, select_rows
 
@@ -31,8 +31,19 @@ def check_loader(loader: Iterable[Batch]) -> None:
             )
 
 
+def counted(loader: Iterable[Batch]) -> int | None:
+    """How many examples a loader gives, where its sampler says so for certain."""
+    batches = _batches_of(loader)
+    if type(batches) is not BatchSampler or not isinstance(batches.sampler, Sized):
+        return None
+    rows = len(batches.sampler)
+    return rows - rows % batches.batch_size if batches.drop_last else rows
+
+
 def examples_of(loader: Iterable[Batch]) -> int | None:
-    """How many examples a loader will give, where it says."""
+    """How many examples a loader will give, where it says, if only by the length of its data set."""
+    if (examples := counted(loader)) is not None:
+        return examples
     dataset = getattr(loader, "dataset", None)
     return len(dataset) if isinstance(dataset, Sized) else None
 

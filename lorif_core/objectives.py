@@ -214,6 +214,25 @@ def only_tensors(batch: Batch) -> bool:
     return batch is None or isinstance(batch, Tensor)
 
 
+def plain_of(batch: Batch, rows: int, name: str = "") -> Iterator[tuple[str, Sequence[Any]]]:
+    """Every string and number of a batch that is in no tensor, one a row: what is not given by row is the same for all."""
+    if _is_by_row(batch, rows):
+        yield name, batch
+    elif isinstance(batch, Mapping):
+        for key in sorted(batch):
+            yield from plain_of(batch[key], rows, f"{name}.{key}" if name else str(key))
+    elif isinstance(batch, tuple | list):
+        for position, value in enumerate(batch):
+            yield from plain_of(value, rows, f"{name}.{position}" if name else str(position))
+    elif isinstance(batch, str | bytes | int | float | complex):
+        yield name, [batch] * rows
+
+
+def _is_by_row(value: Any, rows: int) -> bool:
+    """Whether it is a list or tuple of one string for each row, as `default_collate` makes them."""
+    return type(value) in (list, tuple) and len(value) == rows and all(isinstance(x, str) for x in value)
+
+
 def batch_rows(batch: Batch) -> int:
     """The number of examples B, the first axis of every tensor of the batch.
 
@@ -229,14 +248,20 @@ def batch_rows(batch: Batch) -> int:
 
 
 def select_rows(batch: Batch, rows: list[int]) -> Batch:
-    """The given examples of a batch, in that order; what is not a tensor is kept."""
-    if isinstance(batch, Tensor):
-        return batch[rows]
-    if isinstance(batch, Mapping):
-        return {key: select_rows(value, rows) for key, value in batch.items()}
-    if isinstance(batch, tuple | list):
-        return like(batch, [select_rows(value, rows) for value in batch])
-    return batch
+    """The given examples of a batch, in that order; what is neither a tensor nor a list of one string a row is kept."""
+    return _select(batch, rows, batch_rows(batch))
+
+
+def _select(value: Any, rows: list[int], count: int) -> Any:
+    if isinstance(value, Tensor):
+        return value[rows]
+    if isinstance(value, Mapping):
+        return {key: _select(part, rows, count) for key, part in value.items()}
+    if _is_by_row(value, count):
+        return like(value, [value[row] for row in rows])
+    if isinstance(value, tuple | list):
+        return like(value, [_select(part, rows, count) for part in value])
+    return value
 
 
 def row_form(batch: Batch) -> list[tuple[str, torch.Size, torch.dtype]]:
@@ -245,14 +270,20 @@ def row_form(batch: Batch) -> list[tuple[str, torch.Size, torch.dtype]]:
 
 
 def join_rows(batches: Sequence[Batch]) -> Batch:
-    """Batches of examples of one shape as one; what is not a tensor is taken of the first."""
-    first = batches[0]
+    """Batches of examples of one shape as one; what is neither a tensor nor a list of one string a row is of the first."""
+    return _join(batches, [batch_rows(batch) for batch in batches])
+
+
+def _join(values: Sequence[Any], counts: list[int]) -> Any:
+    first = values[0]
     if isinstance(first, Tensor):
-        return torch.cat(list(batches))
+        return torch.cat(list(values))
     if isinstance(first, Mapping):
-        return {key: join_rows([batch[key] for batch in batches]) for key in first}
+        return {key: _join([value[key] for value in values], counts) for key in first}
+    if all(map(_is_by_row, values, counts)):
+        return like(first, [text for value in values for text in value])
     if isinstance(first, tuple | list):
-        return like(first, [join_rows(values) for values in zip(*batches, strict=True)])
+        return like(first, [_join(parts, counts) for parts in zip(*values, strict=True)])
     return first
 
 

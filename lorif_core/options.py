@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Final, Literal, TypeGuard, get_args
 
 from lorif_core.precision import Precision
@@ -39,7 +40,8 @@ class IndexOptions:
     bits: Bits = 16
     """Bits of a stored number: 32 = float32, 16 = bfloat16, 8, 4, 2 or 1 = codes with a scale an example and factor."""
     bytes_per_example: int | None = None
-    """Bytes an example may take on disk, all included: plans the four options `PLANNED` names (`lorif_core.planning`)."""
+    """Bytes an example may take in full shards, their headers included: plans the four options `PLANNED` names
+    (`lorif_core.planning`)."""
     precision: Precision = "32"
     """Of the forward and backward pass: 32 = as the model is, bf16 = under autocast; about half the time on a GPU."""
     layers: tuple[str, ...] | None = None
@@ -71,7 +73,9 @@ class IndexOptions:
             if given := [name for name in PLANNED if getattr(self, name) != getattr(defaults, name)]:
                 found.append(f"bytes_per_example plans {', '.join(PLANNED)}: leave {' and '.join(given)} out")
         if self.layers is not None and not (
-            self.layers and all(isinstance(name, str) and name for name in self.layers)
+            isinstance(self.layers, tuple)
+            and self.layers
+            and all(isinstance(name, str) and name for name in self.layers)
         ):
             found.append(f"layers: expected None or names or globs of layers, got {self.layers!r}")
         if not _is_integer(self.seed, 0) or self.seed > MOST_SEED:
@@ -115,7 +119,30 @@ class CurvatureOptions:
         return found
 
 
-def checked(*options: IndexOptions | CurvatureOptions) -> None:
+@dataclass(frozen=True)
+class WorkOptions:
+    """How the work is done, which changes no score."""
+
+    bucket: int
+    """Batches of padded texts sorted by length together (`lorif_core.bucketing`); 1 = none."""
+    memory_limit: int
+    """Bytes of the sums a pass over the index may hold; less means more passes (`lorif_core.curvature`)."""
+
+    def problems(self) -> list[str]:
+        """Every option that is out of its range, one sentence each."""
+        found = []
+        if not _is_integer(self.bucket, 1):
+            found.append(f"bucket: expected an integer >= 1, got {self.bucket!r}")
+        if not _is_integer(self.memory_limit, 1):
+            found.append(f"memory_limit: expected bytes, an integer >= 1, got {self.memory_limit!r}")
+        return found
+
+
+NO_INDEX = ("curvature_rank", "damping", "damping_rule", "memory_limit", "progress", "bucket")
+"""Options of an attributor that may change without another index."""
+
+
+def checked(*options: IndexOptions | CurvatureOptions | WorkOptions) -> None:
     """Nothing, if all options are in range.
 
     Raises:
@@ -126,15 +153,28 @@ def checked(*options: IndexOptions | CurvatureOptions) -> None:
         raise ValueError("\n".join(found))
 
 
-def checked_limit(memory_limit: int) -> int:
-    """A memory limit in bytes, if it is one.
+def checked_changes(changes: Iterable[str]) -> None:
+    """Nothing, if all these options may change without another index.
 
     Raises:
-        ValueError: it is not.
+        ValueError: naming those that may not.
     """
-    if not _is_integer(memory_limit, 1):
-        raise ValueError(f"memory_limit: expected bytes, an integer >= 1, got {memory_limit!r}")
-    return memory_limit
+    if fixed := sorted(set(changes) - set(NO_INDEX)):
+        raise ValueError(
+            f"load: expected only {', '.join(NO_INDEX)}, got {', '.join(fixed)}: the index was made with its own; "
+            "leave them out, or build another index"
+        )
+
+
+def checked_count(k: object) -> int:
+    """How many are asked for, as any kind of integer.
+
+    Raises:
+        ValueError: it is none, or below 1.
+    """
+    if isinstance(k, bool) or not isinstance(k, Integral) or k < 1:
+        raise ValueError(f"k: expected an integer >= 1, got {k!r}")
+    return int(k)
 
 
 def _is_integer(value: object, least: int) -> bool:
@@ -147,8 +187,10 @@ def _is_number(value: object) -> TypeGuard[int | float]:
 
 
 def layer_patterns(layers: Sequence[str] | str | None) -> tuple[str, ...] | None:
-    """`layers` as the user may give it: None, one name or glob, or several."""
-    return None if layers is None else (layers,) if isinstance(layers, str) else tuple(layers)
+    """`layers` as the user may give it: None, one name or glob, or several; anything else as it is, to be refused."""
+    if isinstance(layers, str):
+        return (layers,)
+    return tuple(layers) if isinstance(layers, Iterable) else layers
 
 
 def differences(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:

@@ -5,6 +5,10 @@ Axes: a / b input and output side of a layer, d1 / d2 the projected sides, f pro
 Every storage, number of bits and c is given the smallest f whose rows fit, and the one of the highest expected quality is
 taken: LDS relative to the whole gradient at 16 bits, as retrainings of a small GPT (sequences) and of an MLP (vectors) have
 it (tests/benchmarks/codecs.py; papers/lorif.md 17). Expectations order the choices; they promise no figure for your model.
+(At 1 bit, turning the projections anew moves the LDS of the small GPT by 0.006, one standard deviation, so that nearby f
+cannot be told apart there.)
+
+Bytes are those of full shards, headers included; in an index of one small shard the header weighs more.
 """
 
 from __future__ import annotations
@@ -14,10 +18,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
 
-from lorif_core.codecs import row_bytes, stored_rank
+from lorif_core.codecs import FLOATS, row_bytes, stored_rank
 from lorif_core.manifest import LayerEntry
 from lorif_core.options import Bits, IndexOptions, Storage
 from lorif_core.projections import projected_size
+from lorif_core.store import shard_rows
 
 RANKS = (1, 2, 4)
 VECTOR_DECAY = 0.06
@@ -28,6 +33,8 @@ BITS_KEEP: dict[Storage, dict[int, float]] = {
 }
 RANK_KEEPS = {1: 0.64, 2: 0.74, 4: 0.8}
 """Of the LDS of a sequence's whole gradient, at equal f."""
+HEADER_ENTRY = 90
+"""Bytes a tensor takes in a shard's header, its layer's name aside."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,18 @@ def entries(shapes: Sequence[Shape], options: IndexOptions) -> list[LayerEntry]:
     return found
 
 
+def disk_bytes(layers: Sequence[LayerEntry], bits: int) -> int:
+    """Bytes of one example in a full shard, with its share of the header."""
+    row = row_bytes(layers, bits)
+    return row - (-header_bytes(layers, bits) // shard_rows(row))
+
+
+def header_bytes(layers: Sequence[LayerEntry], bits: int) -> int:
+    """Bytes of a full shard's header, at most: an entry for each tensor."""
+    tensors = [(layer.name, 1 if bits in FLOATS and not layer.rank else 2) for layer in layers] + [("loss", 1)]
+    return sum(count * (HEADER_ENTRY + len(name.encode())) for name, count in tensors)
+
+
 def plan(shapes: Sequence[Shape], options: IndexOptions, budget: int) -> Plan:
     """The options of highest expected quality whose rows take at most `budget` bytes.
 
@@ -83,14 +102,14 @@ def plan(shapes: Sequence[Shape], options: IndexOptions, budget: int) -> Plan:
     found = [fitted for candidate in candidates if (fitted := _smallest_factor(shapes, candidate, budget)) is not None]
     if not found:
         coarsest = replace(options, projection_factor=_largest_side(shapes), storage="factors", factor_rank=1, bits=1)
-        least = row_bytes(entries(shapes, coarsest), 1)
+        least = disk_bytes(entries(shapes, coarsest), 1)
         raise ValueError(
             f"bytes_per_example: expected at least {least} for the {len(shapes)} layers of this model, got {budget}; "
             "allow more, or attribute fewer layers (layers=...)"
         )
     ranked = sorted(found, key=lambda choice: -_quality(shapes, choice))
     best = ranked[0]
-    size = row_bytes(entries(shapes, best), best.bits)
+    size = disk_bytes(entries(shapes, best), best.bits)
     reason = (
         f"{_describe(best)}: {size} of {budget} bytes an example, "
         f"with {_quality(shapes, best):.2f} of the whole gradient's quality expected"
@@ -107,7 +126,7 @@ def _smallest_factor(shapes: Sequence[Shape], options: IndexOptions, budget: int
         return replace(options, projection_factor=hundredths / 100)
 
     def fits(hundredths: int) -> bool:
-        return row_bytes(entries(shapes, at(hundredths)), options.bits) <= budget
+        return disk_bytes(entries(shapes, at(hundredths)), options.bits) <= budget
 
     low, high = 100, 100 * _largest_side(shapes)
     if options.projection == "identity":

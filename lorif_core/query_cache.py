@@ -2,9 +2,9 @@
 
     queries/<key>.safetensors    per layer, float32 [Q, d1, d2], and the sha256 of it all
 
-A key is a digest of everything the tensors follow from: the queries themselves, the objective, the model, the projections
-and the inverse curvature. A file is written whole or not at all; one that does not hold what it should is made again.
-The newest few are kept. Nothing here belongs to the index: the folder can be removed at any time.
+A key is a digest of everything the tensors follow from: the queries themselves, the objective, the model, the precision of
+the pass, the projections and the inverse curvature. A file is written whole or not at all; one that does not hold what it
+should is made again. The newest few are kept. Nothing here belongs to the index: the folder can be removed at any time.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from lorif_core.digests import ExampleDigest, model_fingerprint, tensors_digest
 from lorif_core.inverse import LayerInverse, to_tensors
 from lorif_core.manifest import QUERIES
 from lorif_core.objectives import BUILT_IN, Batch, Objective, batch_rows, describe, only_tensors, tensors_of
+from lorif_core.precision import Precision
 from lorif_core.store import FactorStore
 
 log = logging.getLogger(__name__)
@@ -110,7 +111,11 @@ def together(loader: Iterable[Batch], most: int) -> Iterator[list[Batch]]:
 
 
 def query_cache(
-    store: FactorStore, model: nn.Module, objective: Objective, inverses: Mapping[str, LayerInverse]
+    store: FactorStore,
+    model: nn.Module,
+    objective: Objective,
+    precision: Precision,
+    inverses: Mapping[str, LayerInverse],
 ) -> QueryCache | None:
     """Where an index's queries are kept; None where the objective is not a built-in one, as nothing identifies its code.
 
@@ -124,6 +129,7 @@ def query_cache(
         "objective": describe(objective),
         "model": model_fingerprint(model),  # as it is now: it may have been trained on since it was indexed
         "attributes": _attributes(model),
+        "precision": precision,
         "projection": manifest.projection,
         "layers": json_digest([asdict(layer) for layer in manifest.layers]),
         "curvature": json_digest([tensors_digest(tensors), damping]),

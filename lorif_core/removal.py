@@ -8,8 +8,8 @@ the new files the old ones are unlinked; killed in between, the next call of any
 Limitations: a pca projection was computed from these examples among all others and stays as it is. So do, unless it is
 fitted anew (`refit`), the directions of the curvature, rotated; one may still be close to the gradient of a removed row that
 was much larger than all others. A reader that opened the index before may put its queries beside it afterwards; the copy of a
-URL on another machine loses the rows when it is next opened there. Unlinked blocks are not overwritten: on media where that
-matters, encrypt the disk.
+URL on another machine loses the rows when it is next opened there. Symbolic links are refused; of hard links and other copies
+nothing is known. Unlinked blocks are not overwritten: on media where that matters, encrypt the disk.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from lorif_core.errors import StoreError
 from lorif_core.kept import write_curvature
 from lorif_core.manifest import QUERIES, LayerEntry, Manifest, ShardEntry, Span
 from lorif_core.remote import checkout
-from lorif_core.revisions import begin, commit
-from lorif_core.store import FactorStore, Ids, write_ids, write_shard
+from lorif_core.revisions import begin, commit, links
+from lorif_core.store import FactorStore, Ids, listed_ids, write_ids, write_shard
 from lorif_core.updates import ROWS, fitted_anew, update_curvature
 
 log = logging.getLogger(__name__)
@@ -70,14 +70,20 @@ def purge(
         refit: fit the curvature anew from the rows that stay, rather than update it.
 
     Raises:
-        StoreError: there is no index, it is damaged or unfinished, another process writes it, or nothing would be left.
+        StoreError: there is no index, it is damaged or unfinished, another process writes it, or nothing would be left; a file
+            of it is a symbolic link; ids are no strings or integers.
     """
+    wanted = set(listed_ids(ids))
     folder = checkout(path)
     with single_writer(folder):
         manifest = begin(folder)
+        if linked := links(folder, manifest):
+            raise StoreError(
+                f"{linked[0]} is a symbolic link ({len(linked)} in all): the rows would stay where it points to; put the file "
+                "itself in its place, then purge"
+            )
         store = FactorStore(folder, manifest)
         known = store.ids()
-        wanted: set[str | int] = set(ids)
         gone = {row for row, one in enumerate(known) if one in wanted}
         missing = tuple(sorted(wanted - {known[row] for row in gone}, key=str))
         remove_shared(folder / QUERIES)  # any of which may be a training example

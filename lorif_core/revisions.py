@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lorif_core.atomic import remove, sync_folder
 from lorif_core.errors import StoreError
-from lorif_core.manifest import APPEND, PARTS, SHARDS, Manifest, read_manifest
+from lorif_core.manifest import APPEND, PARTS, QUERIES, SHARDS, Manifest, read_manifest
 from lorif_core.remote import publish
 
 log = logging.getLogger(__name__)
@@ -65,6 +65,12 @@ def refuse_pending(folder: Path, manifest: Manifest) -> None:
             f"{folder} has an unfinished append: call append again with the same examples, it continues; "
             f"or remove {folder / APPEND} to give it up"
         )
+
+
+def links(folder: Path, manifest: Manifest) -> list[Path]:
+    """What of the index is a symbolic link: removing it would leave the bytes it points to."""
+    names = [*(shard.file for shard in manifest.shards), *manifest.files, QUERIES]
+    return [folder / name for name in names if (folder / name).is_symlink()]
 
 
 def strays(folder: Path, manifest: Manifest) -> list[Path]:

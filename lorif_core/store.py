@@ -16,7 +16,8 @@ changes, and what its files are called then: lorif_core.revisions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -195,23 +196,47 @@ def shard_rows(bytes_per_example: int) -> int:
     return max(1, min(65_536, SHARD_BYTES // max(bytes_per_example, 1)))
 
 
+def listed_ids(ids: Iterable[str] | Iterable[int]) -> list[str | int]:
+    """The same as a list, if they are strings and integers.
+
+    Raises:
+        StoreError: there are others, or one string is given instead of several.
+    """
+    if isinstance(ids, str | bytes):
+        raise StoreError(f"ids: expected a list of ids, got the one string {ids!r}: put it into a list")
+    found: list[str | int] = list(ids)
+    if odd := [x for x in found if isinstance(x, bool) or not isinstance(x, str | Integral)]:
+        raise StoreError(f"ids must be all strings or all integers, got {odd[:5]} (a mask of rows is no list of ids)")
+    return found
+
+
+def check_ids(ids: Sequence[str] | Sequence[int]) -> None:
+    """Nothing, for ids that can name the rows of an index.
+
+    Raises:
+        StoreError: ids are of mixed or other types, or not unique.
+    """
+    listed_ids(ids)
+    if not all(isinstance(x, str) for x in ids) and not all(isinstance(x, int) for x in ids):
+        raise StoreError(f"ids must be all strings or all integers, got {sorted({type(x).__name__ for x in ids})}")
+    if len(set(ids)) != len(ids):
+        seen: set[object] = set()
+        twice = [x for x in ids if x in seen or seen.add(x)]  # type: ignore[func-returns-value]
+        raise StoreError(f"ids must be unique: {len(twice)} repeat, the first are {twice[:5]}")
+
+
 def encode_ids(ids: Sequence[str] | Sequence[int]) -> dict[str, Tensor]:
     """Ids as tensors: integers as they are, strings as UTF-8 bytes and offsets.
 
     Raises:
         StoreError: ids are of mixed or other types, too large, or not unique.
     """
-    if len(set(ids)) != len(ids):
-        seen: set[object] = set()
-        twice = [x for x in ids if x in seen or seen.add(x)]  # type: ignore[func-returns-value]
-        raise StoreError(f"ids must be unique: {len(twice)} repeat, the first are {twice[:5]}")
-    if all(isinstance(x, int) and not isinstance(x, bool) for x in ids):
+    check_ids(ids)
+    if all(isinstance(x, int) for x in ids):
         try:
             return {"integers": torch.tensor(ids, dtype=torch.int64)}
         except (RuntimeError, ValueError, OverflowError):
             raise StoreError("integer ids must fit into 64 bits: give larger ones as strings") from None
-    if not all(isinstance(x, str) for x in ids):
-        raise StoreError(f"ids must be all strings or all integers, got {sorted({type(x).__name__ for x in ids})}")
     texts = [str(x).encode() for x in ids]
     ends = torch.tensor([len(text) for text in texts], dtype=torch.int64).cumsum(0)
     return {

@@ -9,14 +9,15 @@ What is neglected is bounded: `drift` sums the nuclear norms of what updates lef
 - rows removed)|_* <= drift; no score is then off by more than |g| |G_i| drift / lambda^2. What the fit itself left out, as any
 truncated SVD does, is not counted, and is the measure: where drift reaches a tenth of what is outside V, scores and those of
 a fit of all rows still agree to a rank correlation of about 0.97, at any r (tests/benchmarks/curvature_updates.py), and a
-refit is due. A layer with fewer rows than numbers needs them all: it is fitted anew, and has no drift.
+refit is due. A layer with fewer rows than numbers needs them all: it is fitted anew, and has no drift. Nor is any counted
+with r = 0: H is lambda I, as it would be of a fit.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,6 @@ class Spectrum:
 
     def add(self, rows: Tensor, rank: int) -> Spectrum:
         """The `rank` largest directions of V S^2 V^T + A^T A, for A = `rows` [m, D]."""
-        if not rank:
-            return self
         size = len(self.vectors)
         stacked = torch.cat([self.vectors.mT * self.values.sqrt().unsqueeze(1), rows])  # [r + m, D]
         if size <= len(stacked):
@@ -72,7 +71,7 @@ class Spectrum:
     def remove(self, rows: Tensor) -> Spectrum:
         """V S^2 V^T less the part of A^T A within V, no eigenvalue below zero, for A = `rows` [m, D]."""
         if not len(self.values):
-            return self
+            return replace(self, drift=self.drift + float(rows.square().sum()))
         inside = rows @ self.vectors  # [m, D] @ [D, r] -> [m, r]
         values, rotation = torch.linalg.eigh(self.values.diag() - inside.mT @ inside)
         neglected = _nuclear(inside @ self.vectors.mT, rows - inside @ self.vectors.mT)
@@ -133,7 +132,8 @@ def update_curvature(
         spectrum = Spectrum(inverse.vectors.double(), inverse.values.double(), drifts.get(name, 0.0))
         rank = min(options.rank, layer.size)
         for rows in _gathered(changed(name), device):
-            spectrum = spectrum.add(rows, rank) if added else spectrum.remove(rows)
+            if rank:
+                spectrum = spectrum.add(rows, rank) if added else spectrum.remove(rows)
             change = float(rows.square().sum())
             trace = trace + change if added else max(trace - change, 0.0)
         total = float(spectrum.values.sum())

@@ -14,7 +14,7 @@ from lorif_core.errors import StoreError
 from lorif_core.manifest import APPEND, Manifest, read_manifest
 from lorif_core.objectives import Batch, batch_rows
 from lorif_core.remote import fresh_copy, unlisted
-from lorif_core.revisions import pending_append, strays
+from lorif_core.revisions import links, pending_append, strays
 from lorif_core.store import check_rows, not_comparable
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,10 @@ def _problems(
         elif file_digest(folder / file) != sha:
             problems.append(f"{folder / file} is damaged: its bytes do not match the manifest's sha256")
         progress(number + 1, len(expected))
+    problems += [
+        f"{file} is a symbolic link, which purge refuses: put the file itself in its place"
+        for file in links(folder, manifest)
+    ]
     problems += [_stray(file) for file in strays(folder, manifest)]
     if model is not None and (found := model_fingerprint(model)) != manifest.model:
         problems.append(

@@ -105,7 +105,7 @@ class StoreWriter:
             raise StoreError("the loader gave no examples: nothing to index")
         if ids is not None:
             if len(ids) != self.finished:
-                raise StoreError(f"expected one id a training example: got {len(ids)} ids for {self.finished} examples")
+                raise StoreError(f"expected one id an example: got {len(ids)} ids for {self.finished} examples")
             self.manifest = write_ids(self.path, self.manifest, ids)
         self.manifest = self.manifest.with_(complete=True)
         self.manifest.write(self.path)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lorif_core.attributors.maintained import Maintained
 from lorif_core.capture import frozen
 from lorif_core.curvature import GRAM_SIDE, MEMORY_LIMIT, fit_curvature
-from lorif_core.digests import model_fingerprint
+from lorif_core.digests import check_model
 from lorif_core.errors import StoreError
 from lorif_core.gradients import device_of, read_plan
 from lorif_core.index import Build, Progress
@@ -34,8 +34,10 @@ from lorif_core.options import (
     IndexOptions,
     Projection,
     Storage,
+    WorkOptions,
     checked,
-    checked_limit,
+    checked_changes,
+    checked_count,
     layer_patterns,
 )
 from lorif_core.precision import Precision, in_precision
@@ -111,8 +113,6 @@ class LoRIF(Maintained):
         Raises:
             ValueError: options out of range, all of them at once.
         """
-        if not isinstance(bucket, int) or bucket < 1:
-            raise ValueError(f"bucket: expected an integer >= 1, got {bucket!r}")
         self.model, self.objective = model, objective
         self.options = IndexOptions(
             projection,
@@ -127,8 +127,8 @@ class LoRIF(Maintained):
             strict,
         )
         self.curvature_options = CurvatureOptions(curvature_rank, damping, damping_rule, seed)
-        checked(self.options, self.curvature_options)
-        self.bucket, self._memory_limit = bucket, checked_limit(memory_limit)
+        checked(self.options, self.curvature_options, WorkOptions(bucket, memory_limit))
+        self.bucket, self._memory_limit = bucket, memory_limit
         self._progress: Progress = progress or (lambda stage, done, total: None)
         self._store: FactorStore | None = None
         self._curvature: dict[str, LayerInverse] | None = None
@@ -202,19 +202,16 @@ class LoRIF(Maintained):
             model: the model it was made from, with the same weights.
             objective: needed only where it is not one of the built-in ones.
             trust: read shards without comparing them with their digests first (`FactorStore`).
-            curvature: `curvature_rank`, `damping` or `damping_rule`, where not as fitted; `memory_limit`, `progress`.
+            curvature: what `lorif_core.options.NO_INDEX` names, where not as fitted: `damping`, say.
 
         Raises:
             StoreError: no index, a damaged one, or one of another model.
+            ValueError: an option that would need another index.
         """
+        checked_changes(curvature)
         store = FactorStore.open(path, trust)
         manifest = store.manifest
-        fingerprint = model_fingerprint(model)
-        if fingerprint != manifest.model:
-            raise StoreError(
-                f"the index at {path} was made from another model: expected fingerprint {manifest.model[:12]}, "
-                f"got {fingerprint[:12]}; load that model's weights, or build an index for this one"
-            )
+        check_model(path, manifest.model, model)
         if objective is None:
             if manifest.objective not in BUILT_IN:
                 raise StoreError(
@@ -260,10 +257,9 @@ class LoRIF(Maintained):
 
         Raises:
             StoreError: there is no index.
-            ValueError: k < 1, or a query's gradient is not finite.
+            ValueError: k is no integer >= 1, or a query's gradient is not finite.
         """
-        if k < 1:
-            raise ValueError(f"k: expected an integer >= 1, got {k}")
+        k = checked_count(k)
         with closing(self._queries(loader)) as batches:
             found = [
                 top_k(self.store, queries, self.curvature, k, largest, self.device, self._rows("top_k"))
@@ -317,7 +313,7 @@ class LoRIF(Maintained):
         numbers = max(sum(layer.size for layer in self.store.manifest.layers), min(len(self.store), GRAM_SIDE))
         most = max(1, QUERY_NUMBERS // numbers)
         with frozen(self.model):
-            cache = query_cache(self.store, self.model, self.objective, self.curvature)
+            cache = query_cache(self.store, self.model, self.objective, self.options.precision, self.curvature)
             yield from ready_queries(loader, self.gradients, self.curvature, cache, len(self.store), most, self.device)
 
     def _rows(self, stage: str) -> Callable[[int], None]:

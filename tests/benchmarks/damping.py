@@ -15,7 +15,7 @@ from lorif_core.whitening import PRECONDITIONED
 from tests.benchmarks.table import Row, show
 from tests.benchmarks.truths import Truth, digits_mlp, tiny_lm
 
-SWEEP = (0.03, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0)
+SWEEP = (0.03, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0)
 EVERY = 10**6
 """A curvature rank that is all of them."""
 DIGITS: tuple[dict[str, Any], ...] = (

@@ -40,6 +40,8 @@ CODECS: list[tuple[Storage, int]] = [
     ("factors", 4),
     ("factors", 2),
     ("factors", 1),
+    ("dense", 8),
+    ("dense", 4),
     ("dense", 2),
     ("dense", 1),
 ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +12,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lorif_core import Classification, LoRIF, Objective, StoreError, verify
-from lorif_core.digests import model_fingerprint
+from lorif_core.digests import ExampleDigest, model_fingerprint
 from lorif_core.manifest import Manifest
+from lorif_core.objectives import batch_rows, join_rows, select_rows
 from tests.lorif_core.test_store import fitted, loader, network
 
 
@@ -101,3 +104,69 @@ def test_position_embeddings_of_texts_of_one_token(length: int, tmp_path: Path) 
         for size in (1, 4)
     ]
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+
+
+class Tabled(nn.Module):
+    """A buffer that is not saved with the weights."""
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 2)
+        self.register_buffer("table", table, persistent=False)
+
+
+def test_buffers_that_are_not_saved_count_up_to_rounding() -> None:
+    def of(table: Tensor) -> str:
+        torch.manual_seed(0)
+        return model_fingerprint(Tabled(table))
+
+    angles = 10_000 ** -(torch.arange(32) / 32)
+    assert of(angles) == of(angles * (1 + 1e-7)) and of(angles) != of(angles * 1.01)
+    assert of(torch.tensor([1, 1000])) != of(torch.tensor([1, 1001]))
+
+
+class Scaled(nn.Linear):
+    """Takes a number and a text a row beside its input."""
+
+    def forward(self, input: Tensor, scale: float, names: list[str]) -> Tensor:
+        return super().forward(input) * scale * torch.tensor([len(name) for name in names]).unsqueeze(1)
+
+
+def scaled(*sizes: int, scale: float = 2.0, last: str = "three") -> list[dict[str, Any]]:
+    """Thirteen rows in batches of these sizes."""
+    names = [*["one", "seven"] * 6, last]
+    x, y = torch.randn(13, 4, generator=torch.Generator().manual_seed(0)), torch.arange(13) % 3
+    return [
+        {"input": a, "labels": b, "scale": scale, "names": names[end - len(a) : end]}
+        for a, b, end in zip(x.split(sizes), y.split(sizes), accumulate(sizes), strict=True)
+    ]
+
+
+def test_inputs_that_are_no_tensors_are_part_of_the_data(tmp_path: Path) -> None:
+    def of(batches: list[dict[str, Any]]) -> str:
+        digest = ExampleDigest()
+        for batch in batches:
+            digest.update(batch, 0, batch_rows(batch))
+        return digest.take()
+
+    (whole,) = scaled(13)
+    assert len({of(scaled(13)), of(scaled(6, 6, 1)), of(scaled(*[1] * 13))}) == 1
+    assert len({of(scaled(13)), of(scaled(13, scale=3.0)), of(scaled(13, last="eight"))}) == 3
+    tensors = {name: x for name, x in whole.items() if isinstance(x, Tensor)}
+    assert of([tensors]) == of([tensors | {"nothing": None}]) != of([whole])
+    model = Scaled(4, 3)
+    expected = LoRIF(model, Classification()).fit(scaled(13), tmp_path / "whole").score(scaled(5, 8))
+    found = LoRIF(model, Classification()).fit(scaled(6, 6, 1), tmp_path / "parts").score(scaled(13))
+    torch.testing.assert_close(found, expected)
+    assert verify(tmp_path / "whole", model, scaled(5, 8)) == []
+    for other in (scaled(13, scale=3.0), scaled(13, last="eight")):
+        with pytest.raises(StoreError, match="the data or its order changed"):
+            LoRIF(model, Classification()).fit(other, tmp_path / "whole")
+
+
+def test_texts_follow_the_rows_that_are_selected_and_joined() -> None:
+    (whole,) = scaled(13)
+    assert select_rows(whole, [12, 0])["names"] == ["three", "one"]
+    assert join_rows(scaled(6, 6, 1))["names"] == whole["names"] and join_rows(scaled(6, 7))["scale"] == 2.0
+    pair = select_rows((torch.arange(3), ("a", "b", "c"), ["a", "b"]), [2])
+    assert pair[1:] == (("c",), ["a", "b"])

@@ -71,9 +71,13 @@ def test_all_wrong_options_are_reported_at_once() -> None:
             damping=float("inf"),
             damping_rule="x",
             curvature_rank=-1,
+            layers=5,
+            bucket=True,
+            memory_limit=0,
         )
-    for name in ("projection", "bits", "storage", "factor_rank", "damping:", "damping_rule", "curvature_rank"):
-        assert name in str(error.value)
+    index = ("projection", "bits", "storage", "factor_rank", "layers")
+    for name in (*index, "damping", "damping_rule", "curvature_rank", "bucket", "memory_limit"):
+        assert f"{name}: expected" in str(error.value)
 
 
 def test_unsupported_layers_are_named_together_or_left_out(tmp_path: Path) -> None:
@@ -179,10 +183,30 @@ def test_lds_is_the_mean_spearman_correlation() -> None:
         {"factor_rank": True},
         {"layers": ()},
     ]
-    + [{"damping": True}, {"curvature_rank": False}, {"memory_limit": True}, {"strict": "no"}, {"layers": [3]}],
+    + [{"damping": True}, {"curvature_rank": False}, {"memory_limit": True}, {"strict": "no"}, {"layers": [3]}]
+    + [{"layers": 5}, {"bucket": True}, {"bucket": 0}],
     ids=str,
 )
 def test_an_option_of_another_type_is_refused_before_anything_is_built(option: dict[str, Any]) -> None:
     (name,) = option
     with pytest.raises(ValueError, match=f"^{name}: expected"):
         LoRIF(nn.Linear(4, 3), Classification(), **option)
+
+
+@pytest.mark.parametrize("k", [2.5, 0, True, "3", None])
+def test_how_many_must_be_an_integer(k: Any, tmp_path: Path) -> None:
+    attributor = LoRIF(nn.Linear(6, 3), Classification()).fit(ROWS, tmp_path)
+    with pytest.raises(ValueError, match=f"^k: expected an integer >= 1, got {k!r}"):
+        attributor.top_k(ROWS, k)
+    assert attributor.top_k(ROWS, np.int64(2)).indices.shape == (4, 2)
+
+
+def test_load_refuses_options_that_need_another_index(tmp_path: Path) -> None:
+    model = nn.Linear(6, 3)
+    LoRIF(model, Classification()).fit(ROWS, tmp_path)
+    with pytest.raises(
+        ValueError, match=r"expected only curvature_rank, .*, got bits, projection, seed: .*build another"
+    ):
+        LoRIF.load(tmp_path, model, projection="kfac", bits=1, seed=1, damping=2.0)
+    changed = {"curvature_rank": 2, "damping": 2.0, "damping_rule": "trace", "memory_limit": 2**20, "bucket": 1}
+    assert LoRIF.load(tmp_path, model, progress=print, **changed).bucket == 1

@@ -81,7 +81,7 @@ def test_ids_are_unique_and_a_repeated_append_is_recognised(tmp_path: Path) -> N
         one.append(part(203, 210), ids=list(range(7, 14)))
     with pytest.raises(StoreError, match="got 2 ids for 7"):
         one.append(part(203, 210), ids=NAMES[203:205])
-    (tmp_path / APPEND).unlink()
+    assert not (tmp_path / APPEND).exists()
     with pytest.raises(StoreError, match="no examples"):
         one.append([], ids=[])
     with torch.no_grad():
@@ -289,3 +289,37 @@ def test_an_index_without_curvature_stays_so(tmp_path: Path) -> None:
     assert one.store.manifest.curvature is None and verify(tmp_path) == []
     whole = GradDot(network(), Classification(), **options).fit(part(10, 120), tmp_path / "whole")
     torch.testing.assert_close(one.score(loader(5)), whole.score(loader(5)))
+
+
+def test_as_many_ids_as_examples_are_asked_for_before_anything_is_computed(tmp_path: Path) -> None:
+    seen: list[object] = []
+    one = attributor(progress=lambda *told: seen.append(told))
+    for ids in (NAMES[:49], [*NAMES[:49], NAMES[0]], [*NAMES[:49], 7], "x" * 50, [True] * 50):
+        with pytest.raises(StoreError, match="^ids|got 49 ids for 50 examples"):
+            one.fit(part(0, 50), tmp_path / "index", ids=ids)
+    assert not seen and not (tmp_path / "index").exists()
+    short = DataLoader(examples(400), batch_size=8, sampler=range(50), drop_last=True)  # 48 of 400
+    assert one.fit(short, tmp_path / "index", ids=NAMES[:48]).store.ids() == NAMES[:48]
+
+
+@pytest.mark.parametrize("ids", ["row-001", b"row-001", [True], [False, True], [1.0], [None]])
+def test_what_is_no_list_of_ids_is_not_purged(tmp_path: Path, ids: object) -> None:
+    one = fitted(tmp_path, 50, named=False)
+    with pytest.raises(StoreError, match="^ids"):
+        one.purge(ids)
+    assert one.purge(x for x in torch.arange(3).numpy()).rows == 3 and len(one.store) == 47
+
+
+def test_a_purge_refuses_links_and_verify_names_them(tmp_path: Path) -> None:
+    """Removing one would leave the rows where it points to."""
+    one = fitted(tmp_path / "index", 50)
+    before = files(tmp_path / "index")
+    for name in (one.store.manifest.shards[1].file, one.store.manifest.file("ids")):
+        file = tmp_path / "index" / name
+        file.symlink_to(file.rename(tmp_path / "elsewhere"))
+        (problem,) = verify(tmp_path / "index")
+        assert problem.startswith(f"{file} is a symbolic link, which purge refuses")
+        with pytest.raises(StoreError, match=r"is a symbolic link \(1 in all\)"):
+            one.purge(NAMES[:1])
+        (tmp_path / "elsewhere").rename(file)
+    assert files(tmp_path / "index") == before and one.purge(NAMES[:1]).rows == 1

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lorif_core import LoRIF, StoreError
-from lorif_core.codecs import row_bytes
 from lorif_core.options import IndexOptions
-from lorif_core.planning import Shape, entries, plan
+from lorif_core.planning import Shape, disk_bytes, entries, header_bytes, plan
+from lorif_core.store import shard_rows
 from tests.lorif_core.against_oracle import OBJECTIVES, StoppingLoader, loader
 from tests.oracle import zoo
 
@@ -26,7 +27,7 @@ VECTORS = [Shape("fc1", "Linear", 65, 256, vectors=True), Shape("fc2", "Linear",
 @pytest.mark.parametrize("budget", [250, 850, 5000, 100_000])
 def test_what_is_planned_fits_and_wastes_little(shapes: list[Shape], budget: int) -> None:
     found = plan(shapes, IndexOptions(), budget)
-    assert found.bytes == row_bytes(entries(shapes, found.options), found.options.bits) <= budget
+    assert found.bytes == disk_bytes(entries(shapes, found.options), found.options.bits) <= budget
     everything = found.options.projection_factor == 1
     assert everything or found.bytes > 0.9 * budget
 
@@ -74,3 +75,15 @@ def test_a_budget_and_what_it_plans_are_not_both_given() -> None:
     case = zoo.build("mlp")
     with pytest.raises(ValueError, match="bytes_per_example plans .*: leave storage and bits out"):
         LoRIF(case.model, OBJECTIVES[case.objective](), bytes_per_example=300, storage="dense", bits=1)
+
+
+@pytest.mark.parametrize("options", [{}, {"storage": "dense"}, {"bits": 1}, {"storage": "dense", "bits": 4}], ids=str)
+def test_a_budget_covers_the_headers_of_shards(options: dict[str, Any], tmp_path: Path) -> None:
+    case = zoo.build("gpt")
+    store = LoRIF(case.model, OBJECTIVES[case.objective](), **options).fit(loader(case.train), tmp_path).store
+    layers, bits = store.manifest.layers, store.manifest.bits
+    (shard,) = store.manifest.shards
+    header = shard.bytes - shard.rows * store.bytes_per_example
+    assert header <= header_bytes(layers, bits) < 2 * header
+    full = shard_rows(store.bytes_per_example)
+    assert disk_bytes(layers, bits) >= store.bytes_per_example + header / full

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from lorif_core import Classification, LoRIF, StoreError
+from lorif_core.query_cache import query_cache
 
 INPUTS, TARGETS = torch.randn(24, 6, generator=torch.Generator().manual_seed(0)), torch.arange(24) % 3
 ROWS = [(INPUTS[i : i + 8], TARGETS[i : i + 8]) for i in range(0, 24, 8)]
@@ -41,3 +42,9 @@ def test_the_pass_is_in_bfloat16_and_the_scores_are_near(tmp_path: Path) -> None
     assert LoRIF.load(tmp_path / "bf16", model).options.precision == "bf16"
     with pytest.raises(StoreError, match="precision: 'bf16' -> '32'"):
         LoRIF(model, Classification(), bits=32).fit(ROWS, tmp_path / "bf16")
+
+
+def test_queries_of_another_precision_are_others(tmp_path: Path) -> None:
+    one = LoRIF(Watched(), Classification()).fit(ROWS, tmp_path)
+    caches = [query_cache(one.store, one.model, one.objective, x, one.curvature) for x in ("32", "bf16")]
+    assert len({cache.key(ROWS) for cache in caches if cache}) == 2

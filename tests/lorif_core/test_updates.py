@@ -183,3 +183,11 @@ def test_a_damaged_curvature_does_not_stop_a_purge(tmp_path: Path, caplog: pytes
     assert one.store.manifest.curvature["options"]["curvature_rank"] == 7
     whole = attributor(curvature_rank=7).fit(part(3, 60), tmp_path / "b")
     torch.testing.assert_close(one.score(loader(5)), whole.score(loader(5)), rtol=1e-4, atol=1e-5)
+
+
+def test_with_no_directions_all_of_the_rows_is_drift() -> None:
+    old, new = gradients(50, 0), gradients(20, 1)
+    added, size = spectrum(old, RANK).add(new, 0), float(new.square().sum())
+    whole = dense(spectrum(old, RANK)) + new.T @ new
+    assert len(added.values) == 0 and added.drift == pytest.approx(float(torch.linalg.svdvals(whole).sum()))
+    assert added.remove(new).drift == pytest.approx(added.drift + size)
