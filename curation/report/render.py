@@ -83,17 +83,21 @@ def _filters(report: CleanReport) -> list[tuple[str, str, int]]:
     return [(key, words, sum(matches)) for key, words, matches in choices if 0 < sum(matches) < len(matches)]
 
 
-@cache
-def _environment() -> jinja2.Environment:
-    """Templates that escape every value and fail on a name that is not there."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER),
+def templates(folder: Path) -> jinja2.Environment:
+    """The templates of a folder: they escape every value and fail on a name that is not there."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         finalize=wording.printable,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = templates(_FOLDER)
     environment.filters.update(
         count=wording.count,
         number=wording.number,

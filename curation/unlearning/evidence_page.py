@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from curation.report import charts, wording
 from curation.report.model import Curve, Series, measured
-from curation.report.render import policy, style_sheet
+from curation.report.render import policy, style_sheet, templates
 from curation.unlearning.evidence import read
 from lorif_core.atomic import file_digest, write_bytes
 
@@ -127,15 +127,7 @@ def _last(curve: Curve) -> Sequence[tuple[Markup, str]]:
 
 @cache
 def _environment() -> jinja2.Environment:
-    """Templates that escape every value and fail on a name that is not there."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=wording.printable,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates(Path(__file__).parent)
     environment.filters.update(
         count=wording.count,
         fixed=wording.fixed,

@@ -6,12 +6,8 @@ One child process imports everything once and forks for every attempt, so that a
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,30 +15,9 @@ from pathlib import Path
 import pytest
 
 from lorif_core import FactorStore, LoRIF, StoreError, verify
+from tests.killing import Server, server_of
 from tests.lorif_core.test_lasting import NAMES, attributor, part
 from tests.lorif_core.test_store import files, loader, network
-
-SERVER = """
-import os, signal, sys, time, torch, traceback
-torch.set_num_threads(1)
-from pathlib import Path
-from tests.lorif_core import test_kills
-print("ready", flush=True)
-for line in sys.stdin:
-    step, seconds, folder = line.rstrip().split(maxsplit=2)
-    child = os.fork()
-    if child == 0:
-        try:
-            test_kills.STEPS[step](Path(folder))
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    if seconds != "None":
-        time.sleep(float(seconds))
-        os.kill(child, signal.SIGKILL)  # not waited for yet, so its number is still its own
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
 
 
 class Slow:
@@ -90,38 +65,24 @@ STEPS: dict[str, Callable[[Path], None]] = {"fit": fit, "append": append, "purge
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[subprocess.Popen[str]]:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVER], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout.readline() == "ready\n"
-        yield process
-        process.stdin.close()
+def server() -> Iterator[Server]:
+    with server_of("tests.lorif_core.test_kills") as server:
+        yield server
 
 
-def attempt(server: subprocess.Popen[str], step: str, folder: Path, seconds: float | None) -> bool:
-    """Run a step, or kill it after some seconds; whether it was killed."""
-    server.stdin.write(f"{step} {seconds} {folder}\n")
-    server.stdin.flush()
-    code = int(server.stdout.readline())
-    assert code in (0, -signal.SIGKILL)
-    return code != 0
-
-
-def check_kills(server: subprocess.Popen[str], folder: Path, kills: dict[str, int], seed: int) -> None:
+def check_kills(server: Server, folder: Path, kills: dict[str, int], seed: int) -> None:
     """Do all steps in turn, each killed so many times before it may finish."""
     draw, whole, broken = random.Random(seed), folder / "whole", folder / "broken"
     for step in STEPS:
         begin = time.monotonic()
-        assert not attempt(server, step, whole, None)
+        assert not server.attempt(step, whole, None)
         lasts, killed = time.monotonic() - begin, 0
         before = folder / "before"
         shutil.rmtree(before, ignore_errors=True)
         if broken.exists():
             shutil.copytree(broken, before)
         while killed < kills[step]:
-            if attempt(server, step, broken, draw.uniform(0, lasts)):
+            if server.attempt(step, broken, draw.uniform(0, lasts)):
                 killed += 1
                 check_readable(broken, step)
             else:  # it was done before the kill came: once more from where it began
@@ -129,7 +90,7 @@ def check_kills(server: subprocess.Popen[str], folder: Path, kills: dict[str, in
                 shutil.rmtree(broken)
                 if before.exists():
                     shutil.copytree(before, broken)
-        attempt(server, step, broken, None)
+        server.attempt(step, broken, None)
         assert files(broken) == files(whole), step
         assert verify(broken, network()) == []
 
@@ -145,12 +106,12 @@ def check_readable(folder: Path, step: str) -> None:
         assert "unfinished" in str(error) or "no index" in str(error), error
 
 
-def test_killed_a_few_times(server: subprocess.Popen[str], tmp_path: Path) -> None:
+def test_killed_a_few_times(server: Server, tmp_path: Path) -> None:
     check_kills(server, tmp_path, {"fit": 1, "append": 2, "purge": 2, "compact": 1}, seed=0)
 
 
 @pytest.mark.slow
-def test_killed_fifty_times(server: subprocess.Popen[str], tmp_path: Path) -> None:
+def test_killed_fifty_times(server: Server, tmp_path: Path) -> None:
     for seed in range(1, 6):
         folder = tmp_path / str(seed)
         folder.mkdir()

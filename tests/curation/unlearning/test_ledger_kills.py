@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,27 +12,8 @@ import pytest
 
 from curation.unlearning.ledger import Ledger
 from tests.curation.unlearning.test_ledger import WAY, bytes_of
+from tests.killing import Server, server_of
 
-SERVER = """
-import os, signal, sys, time, traceback
-from pathlib import Path
-from tests.curation.unlearning import test_ledger_kills
-print("ready", flush=True)
-for line in sys.stdin:
-    seconds, folder = line.rstrip().split(maxsplit=1)
-    child = os.fork()
-    if child == 0:
-        try:
-            test_ledger_kills.handle(Path(folder))
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    if seconds != "None":
-        time.sleep(float(seconds))
-        os.kill(child, signal.SIGKILL)  # not waited for yet, so its number is still its own
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
 REQUESTS = (["gone-1", "gone-2"], ["gone-2", "gone-3"], ["gone-4"])
 
 
@@ -57,40 +34,29 @@ def drain(ledger: Ledger) -> None:
             batch = ledger.advance(batch, status, {"step": status})
 
 
+STEPS = {"handle": handle}
+
+
 @pytest.fixture(scope="module")
-def server() -> Iterator[subprocess.Popen[str]]:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVER], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout.readline() == "ready\n"
-        yield process
-        process.stdin.close()
+def server() -> Iterator[Server]:
+    with server_of("tests.curation.unlearning.test_ledger_kills") as server:
+        yield server
 
 
-def attempt(server: subprocess.Popen[str], folder: Path, seconds: float | None) -> bool:
-    """Handle the requests of a folder, or kill who does after some seconds; whether it was killed."""
-    server.stdin.write(f"{seconds} {folder}\n")
-    server.stdin.flush()
-    code = int(server.stdout.readline())
-    assert code in (0, -signal.SIGKILL)
-    return code != 0
-
-
-def check_kills(server: subprocess.Popen[str], folder: Path, kills: int, seed: int) -> None:
+def check_kills(server: Server, folder: Path, kills: int, seed: int) -> None:
     """Kill so many times, beginning anew wherever the work was done, then let one finish and see that all is as it must be."""
     draw, killed, round_number = random.Random(seed), 0, 0
     whole = folder / "whole"
     begin = time.monotonic()
-    attempt(server, whole, None)
+    server.attempt("handle", whole, None)
     lasts = time.monotonic() - begin
     check_handled(whole)
     while killed < kills:
         broken, round_number = folder / f"broken-{round_number}", round_number + 1
         for _ in range(draw.randrange(1, 4)):
-            if killed < kills and attempt(server, broken, draw.uniform(0, lasts)):
+            if killed < kills and server.attempt("handle", broken, draw.uniform(0, lasts)):
                 killed += 1
-        attempt(server, broken, None)
+        server.attempt("handle", broken, None)
         check_handled(broken)
 
 
@@ -108,10 +74,10 @@ def check_handled(folder: Path) -> None:
     assert b"gone-" not in bytes_of(folder / "ledger.db")
 
 
-def test_killed_a_few_times(server: subprocess.Popen[str], tmp_path: Path) -> None:
+def test_killed_a_few_times(server: Server, tmp_path: Path) -> None:
     check_kills(server, tmp_path, kills=3, seed=0)
 
 
 @pytest.mark.slow
-def test_killed_twenty_times(server: subprocess.Popen[str], tmp_path: Path) -> None:
+def test_killed_twenty_times(server: Server, tmp_path: Path) -> None:
     check_kills(server, tmp_path, kills=20, seed=1)
