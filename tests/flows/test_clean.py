@@ -32,7 +32,7 @@ RESULTS = [
     "summary.json",
 ]
 
-pytestmark = pytest.mark.usefixtures("prefect_server")
+pytestmark = pytest.mark.usefixtures("prefect_server", "one_stage_process")
 
 
 @pytest.fixture(scope="module")

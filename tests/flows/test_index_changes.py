@@ -19,6 +19,8 @@ from flows.stages import indexing
 from flows.stages.common import new_model, open_data
 from lorif_core import FactorStore, verify
 
+pytestmark = pytest.mark.usefixtures("one_stage_process")
+
 
 def table(rows: int) -> pl.DataFrame:
     """Rows told apart by ids, the first 20 of them for validation."""
