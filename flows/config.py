@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ByteSize, ValidationError
 from pydantic.fields import FieldInfo
 
 from flows.errors import ConfigError
@@ -302,7 +302,9 @@ def _type_name(annotation: Any) -> str:
         return "[...]"
     if origin is typing.Annotated:
         return _type_name(typing.get_args(annotation)[0])
-    return {str: "text", int: "integer", float: "number", bool: "true|false", Path: "path"}[annotation]
+    return {str: "text", int: "integer", float: "number", bool: "true|false", Path: "path", ByteSize: "bytes"}[
+        annotation
+    ]
 
 
 def _default(info: FieldInfo) -> str:

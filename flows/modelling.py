@@ -11,7 +11,7 @@ from flows import versions, workspace
 from flows.files import code_digest, digest_of
 from flows.outputs import check_writable
 from flows.runner import Finished, Runner
-from flows.schema import HOW_ONLY, IndexConfig
+from flows.schema import HOW_ONLY, NOT_KEPT, IndexConfig
 from flows.screen import Screen
 from lorif_core.remote import checkout
 
@@ -132,7 +132,7 @@ class ModelRun:
         arguments = self.config.model_dump(mode="json", include=_SECTIONS)
         arguments["model"]["checkpoint"] = str(self._checkpoint) if self._checkpoint else None
         # What the user asked for, not what is default: an index that is there may be of other options than the defaults.
-        arguments["index_asked"] = sorted(self.config.index.model_fields_set - HOW_ONLY - {"batch_size"})
+        arguments["index_asked"] = sorted(self.config.index.model_fields_set - NOT_KEPT)
         arguments["data_digest"] = self.loaded["digest"] if "load" in self.stages else None
         return arguments | extra
 

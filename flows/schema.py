@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 
 class Section(BaseModel):
@@ -98,6 +98,8 @@ class TrainSection(Section):
 
 HOW_ONLY = {"path", "workers", "runner"}
 """Options of the index that do not decide what is in it: workers only share the work."""
+NOT_KEPT = HOW_ONLY | {"batch_size", "memory_limit"}
+"""Those an index does not tell that it was made with."""
 
 
 class IndexSection(Section):
@@ -143,6 +145,11 @@ class IndexSection(Section):
     strict: bool = Field(default=True, description="Refuse a model with layers that cannot be indexed.")
     seed: int = Field(default=0, ge=0, description="Seed of random projections.")
     batch_size: int = Field(default=128, ge=1, description="Rows in one forward and backward pass.")
+    memory_limit: ByteSize = Field(
+        default=ByteSize(2**30),
+        gt=0,
+        description='Bytes, or a text such as "500 MB", that the sums of the curvature may take at once; less means more passes.',
+    )
     workers: int | None = Field(
         default=None,
         ge=1,

@@ -55,7 +55,8 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
 def open_index(arguments: Arguments, data: ExampleData, progress: Progress) -> tuple[LoRIF, LightningModule]:
     """The attributor of the job's ``index_path``, and its model, whose weights are those of ``checkpoint``."""
     model = trained_model(arguments, data, arguments["checkpoint"])
-    return LoRIF.load(arguments["index_path"], model, objective_of(data), progress=progress), model
+    limit = arguments["index"]["memory_limit"]
+    return LoRIF.load(arguments["index_path"], model, objective_of(data), memory_limit=limit, progress=progress), model
 
 
 def _damage(index: Path) -> str | None:

@@ -155,6 +155,14 @@ def test_an_index_takes_the_configuration_of_a_clean_job_without_what_it_has_no_
     assert len(caught.value.problems) == 1
 
 
+def test_bytes_are_numbers_or_have_a_unit(tmp_path: Path) -> None:
+    file = written(tmp_path, "data: {class_path: Digits}\nindex: {memory_limit: 500 MB}")
+    assert load_config(IndexConfig, file).index.memory_limit == 500_000_000
+    assert load_config(IndexConfig, file, {"index.memory_limit": 2**20}).index.memory_limit == 2**20
+    (problem,) = problems_of(file, {"index.memory_limit": "much"})
+    assert "index.memory_limit" in problem
+
+
 def test_nothing_to_register_is_said_before_the_run(tmp_path: Path) -> None:
     file = written(tmp_path, "data: {class_path: Digits}\nmodel: {checkpoint: a.ckpt}\nretrain: false")
     (problem,) = problems_of(file, {"tracking.register_as": "mine"})
