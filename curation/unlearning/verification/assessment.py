@@ -144,8 +144,9 @@ def assess(
     Args:
         before: the model as it was.
         after: the unlearned one.
-        retrained: trained like ``before`` without the records, each from a seed of its own. With fewer than two nothing
-            can be shown, and every record is UNTESTABLE.
+        retrained: trained like ``before`` without the records, each from a seed of its own; read in turn several times,
+            so a sequence that loads them when asked keeps one in memory. With fewer than two nothing can be shown, and
+            every record is UNTESTABLE.
         records: what is asked.
         options: what counts as alike.
 

@@ -36,7 +36,8 @@ def bootstrap(
         resamples: how often.
     """
     draw = np.random.default_rng(seed)
-    found = [figure(*(x[draw.integers(len(x), size=len(x))] for x in samples)) for _ in range(resamples)]
+    drawn = [x[draw.integers(len(x), size=(resamples, len(x)))] for x in samples]  # [resamples, n] each
+    found = [figure(*again) for again in zip(*drawn, strict=True)]
     low, high = np.quantile(found, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Estimate(float(figure(*samples)), float(low), float(high), min(map(len, samples)))
 

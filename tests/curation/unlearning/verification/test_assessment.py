@@ -21,6 +21,12 @@ from curation.unlearning.verification.assessment import Assessment, AssessmentOp
 from curation.unlearning.verification.membership import attack
 from curation.unlearning.verification.panel import Panel, measure
 from curation.unlearning.verification.records import Records, records_of
+from curation.unlearning.verification.reference_logs import (
+    ReferenceLogs,
+    forget_quality_against,
+    privleak_against,
+    read_reference_logs,
+)
 from curation.unlearning.verification.relearning import relearned
 from curation.unlearning.verification.scan import scan
 from tests.curation.data.builders import feature_frame, write
@@ -206,6 +212,23 @@ def test_what_is_kept_names_no_forgotten_record(another, world):
     assert not any(name in text for name in world.records.forget.ids)
     assert not any(answer in text for answer in world.records.forget.texts.answers)
     assert another.to_json()["verdict"] == another.verdicts.worst
+
+
+def test_a_log_serves_as_reference_in_place_of_the_model_it_is_of(another, tmp_path):
+    file = tmp_path / "EVAL.json"
+    file.write_text(json.dumps(another.panels["retrained_0"].to_json()))
+    logs, panel = read_reference_logs(file), another.panels["after"]
+    assert forget_quality_against(panel, logs) == panel.forget_quality == another.forget_quality[0]
+    assert privleak_against(panel, logs) == panel.metrics["privleak"]["agg_value"]
+    fewer = ReferenceLogs(dict(list(logs.truth_ratios.items())[1:]), None)
+    with pytest.raises(ValueError, match="of other records: 7 here, 6 there, 6 of them in both"):
+        forget_quality_against(panel, fewer)
+    with pytest.raises(ValueError, match="has no mia_min_k"):
+        privleak_against(panel, fewer)
+    for text, told in (("[]", "got list"), ("{", "expected a JSON log"), ('{"a": {}}', "neither")):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=told):
+            read_reference_logs(file)
 
 
 def test_one_retrained_model_cannot_show_anything(world):

@@ -57,6 +57,17 @@ def test_noise_is_no_memory_where_models_are_sure_of_a_wrong_answer():
     assert judge({"direct": known}, TOLERANCE, blind=4.6).verdicts[17] == "RESIDUAL"
 
 
+def test_losses_that_vary_more_the_larger_they_are_are_judged_alike():
+    """Records of 1 to 10 nats whose spread between seeds grows with their size: the largest stay within bounds."""
+    draw = np.random.default_rng(1)
+    center, passed = draw.uniform(1, 10, N), 0
+    for _ in range(50):
+        losses = center + 0.06 * center**0.5 * draw.normal(size=(SEEDS + 1, N))
+        probe = Probe(losses[0], losses[1:], 0.05 * draw.random(N))
+        passed += judge({"direct": probe}, TOLERANCE).worst == "CONSISTENT_WITH_RETRAIN"
+    assert passed >= 48
+
+
 def test_what_comes_back_under_one_probe_is_residual():
     retrained, another, before = world(0)
     suppressed = Probe(before + 0.5, retrained - 0.2)
