@@ -15,7 +15,12 @@ from flows.schema import HOW_ONLY, IndexConfig
 from flows.screen import Screen
 from lorif_core.remote import checkout
 
-_SECTIONS = {"name", "root", "data", "model", "train", "index", "signals", "decide", "report"}
+_SECTIONS = {"name", "root", "data", "model", "train", "index", "signals", "decide", "report"} | {
+    "request",
+    "weights",
+    "unlearn",
+    "verify",
+}
 
 
 class ModelRun:

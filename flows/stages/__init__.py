@@ -10,8 +10,11 @@ from flows.stages import (
     prepare,
     querying,
     reporting,
+    resolving,
     scoring,
     training,
+    unlearning,
+    weighing,
 )
 
 STAGES = {
@@ -26,4 +29,7 @@ STAGES = {
     "report": reporting.run,
     "query": querying.run,
     "estimate": estimating.run,
+    "resolve": resolving.run,
+    "weigh": weighing.run,
+    "unlearn": unlearning.run,
 }
