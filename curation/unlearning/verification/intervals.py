@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-RESAMPLES = 2000
+RESAMPLES = 500
 CONFIDENCE = 0.95
 
 
@@ -52,12 +52,16 @@ class ForgetQuality(NamedTuple):
 
 def forget_quality(unlearned: np.ndarray, reference: np.ndarray, seed: int = 0) -> ForgetQuality:
     """KS of truth ratios [n] and [m]."""
+    found = stats.ks_2samp(unlearned, reference)
+    interval = bootstrap(_distance, [unlearned, reference], seed)
+    return ForgetQuality(interval._replace(point=float(found.statistic)), float(found.pvalue))
 
-    def statistic(a: np.ndarray, b: np.ndarray) -> float:
-        return float(stats.ks_2samp(a, b).statistic)
 
-    p = float(stats.ks_2samp(unlearned, reference).pvalue)
-    return ForgetQuality(bootstrap(statistic, [unlearned, reference], seed, resamples=500), p)
+def _distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Largest difference of the two distribution functions, without the p-value, which costs most of scipy's."""
+    seen = np.concatenate([a, b])
+    shares = [np.searchsorted(np.sort(each), seen, side="right") / len(each) for each in (a, b)]
+    return float(np.abs(shares[0] - shares[1]).max())
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

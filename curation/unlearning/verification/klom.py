@@ -21,7 +21,7 @@ LEAST_STD = 1e-3
 
 
 class KLOM(NamedTuple):
-    """Over the rows: the mean and the 95th percentile, and both between halves of the retrained models."""
+    """Over the rows: the mean and the 95th percentile, and both between retrained models."""
 
     mean: float
     p95: float
@@ -54,6 +54,30 @@ def klom(unlearned: np.ndarray, retrained: np.ndarray, *, binned: bool, seed: in
     return KLOM(
         float(found.mean()), float(np.quantile(found, 0.95)), float(null.mean()), float(np.quantile(null, 0.95))
     )
+
+
+def klom_of_one(unlearned: np.ndarray, retrained: np.ndarray) -> KLOM:
+    """Compare the margins of one unlearned model [n] with margins [R, n], as normal distributions of equal spread.
+
+    One model has no spread of its own: what is left of the divergence is (m - mean)^2 / (2 variance). Its null is the same
+    figure of each retrained model against the others.
+
+    Raises:
+        ValueError: fewer than 3 retrained models.
+    """
+    if len(retrained) < 3:
+        raise ValueError(f"KLOM of one model: expected at least 3 retrained models, got {len(retrained)}")
+    found = _shift(unlearned, retrained)
+    null = np.array([_shift(retrained[s], np.delete(retrained, s, 0)) for s in range(len(retrained))])
+    return KLOM(
+        float(found.mean()), float(np.quantile(found, 0.95)), float(null.mean()), float(np.quantile(null, 0.95))
+    )
+
+
+def _shift(one: np.ndarray, others: np.ndarray) -> np.ndarray:
+    spread = np.maximum(others.std(0, ddof=1), LEAST_STD)
+    found: np.ndarray = (one - others.mean(0)) ** 2 / (2 * spread**2)
+    return found
 
 
 def gaussian_kl(unlearned: np.ndarray, retrained: np.ndarray) -> np.ndarray:

@@ -43,14 +43,15 @@ def zlib_ratio(scanned: Scan, texts: Sequence[str]) -> np.ndarray:
     return ratio
 
 
-def attack_scores(scanned: Scan, texts: Sequence[str], reference: Scan | None = None) -> dict[str, np.ndarray]:
-    """Every attack's score of each row [n], under open-unlearning's names."""
+def attack_scores(scanned: Scan, texts: Sequence[str] | None, reference: Scan | None = None) -> dict[str, np.ndarray]:
+    """Every attack's score of each row [n], under open-unlearning's names; without texts there is no ZLIB."""
     found = {
         "mia_loss": scanned.losses,
-        "mia_zlib": zlib_ratio(scanned, texts),
         "mia_min_k": min_k(scanned),
         "mia_min_k_plus_plus": min_k_plus_plus(scanned),
     }
+    if texts is not None:
+        found["mia_zlib"] = zlib_ratio(scanned, texts)
     if reference is not None:
         found["mia_reference"] = scanned.losses - reference.losses
     return found

@@ -16,7 +16,8 @@ from sklearn.metrics import roc_auc_score
 
 from curation.unlearning.verification import membership, memorisation
 from curation.unlearning.verification.intervals import bootstrap, forget_quality, gap_in_seed_sds, holm
-from curation.unlearning.verification.klom import binned_kl, gaussian_kl, klom, margins
+from curation.unlearning.verification.klom import binned_kl, gaussian_kl, klom, klom_of_one, margins
+from curation.unlearning.verification.plain import plain
 from curation.unlearning.verification.scan import Scan, scan
 from tests.curation.unlearning.models import Language, classifier, points, texts
 
@@ -214,3 +215,29 @@ def test_margins_and_klom():
     assert klom(u, r, binned=False).null_mean < 0.05
     with pytest.raises(ValueError, match="at least 2 unlearned and 4 retrained"):
         klom(u[:1], r, binned=False)
+
+
+def test_klom_of_one_model_is_its_squared_distance_in_spreads():
+    retrained = random.normal(size=(5, 30))
+    one = random.normal(size=30)
+    found = klom_of_one(one, retrained)
+    shifts = [(one[i] - retrained[:, i].mean()) ** 2 / (2 * retrained[:, i].var(ddof=1)) for i in range(30)]
+    assert found.mean == pytest.approx(np.mean(shifts))
+    assert found.p95 == pytest.approx(np.quantile(shifts, 0.95))
+    left = klom_of_one(retrained[2], np.delete(retrained, 2, 0))
+    nulls = [klom_of_one(retrained[s], np.delete(retrained, s, 0)).mean for s in range(5)]
+    assert left.mean == nulls[2]
+    assert found.null_mean == pytest.approx(np.mean(nulls))
+    with pytest.raises(ValueError, match="at least 3 retrained"):
+        klom_of_one(one, retrained[:2])
+
+
+def test_measurements_become_plain_values():
+    estimate = bootstrap(np.mean, [np.ones(3)], resamples=10)
+    found = plain({"a": np.arange(2.0), 3: [estimate, (np.float32(1), np.nan)], "b": np.inf, "c": None})
+    assert found == {
+        "a": [0.0, 1.0],
+        "3": [{"point": 1.0, "low": 1.0, "high": 1.0, "n": 3}, [1.0, None]],
+        "b": None,
+        "c": None,
+    }

@@ -46,6 +46,17 @@ def test_the_worst_record_decides(after, verdict):
     assert found.gaps["direct"].shape == (N,)
 
 
+def test_noise_is_no_memory_where_models_are_sure_of_a_wrong_answer():
+    """Some records cost models that never saw them more than blind guessing does."""
+    retrained, another, before = world(0)
+    sure = np.where(np.arange(N) % 2, 3.0, 0.0)  # up to 7 nats
+    noise = Probe(np.full(N, 4.6), retrained + sure, before)
+    assert judge({"direct": noise}, TOLERANCE, blind=4.6).worst == "OVER_UNLEARNED"
+    assert judge({"direct": noise}, TOLERANCE).worst == "RESIDUAL"
+    known = Probe(np.where(np.arange(N) == 17, 0.1, another + sure), retrained + sure, before)
+    assert judge({"direct": known}, TOLERANCE, blind=4.6).verdicts[17] == "RESIDUAL"
+
+
 def test_what_comes_back_under_one_probe_is_residual():
     retrained, another, before = world(0)
     suppressed = Probe(before + 0.5, retrained - 0.2)

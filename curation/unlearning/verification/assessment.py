@@ -1,0 +1,236 @@
+"""Whether an unlearned model can be told from models that never saw the records, by everything that was measured.
+
+Axes: n records to be forgotten, S models retrained without them from different seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from curation.unlearning.evidence_model import Test
+from curation.unlearning.verification.comparisons import comparisons
+from curation.unlearning.verification.intervals import ForgetQuality, forget_quality, gap_in_seed_sds
+from curation.unlearning.verification.klom import KLOM, klom_of_one
+from curation.unlearning.verification.panel import Panel, measure
+from curation.unlearning.verification.plain import plain
+from curation.unlearning.verification.quantisation import quantised
+from curation.unlearning.verification.records import Records
+from curation.unlearning.verification.relearning import losses_after_relearning
+from curation.unlearning.verification.scan import scan
+from curation.unlearning.verification.verdicts import Probe, Verdict, Verdicts, judge
+
+WORST_RETAINED = 10
+"""Retained rows told as the ones that suffered most."""
+RELATIVE = ("forget_quality", "privleak", "mia_reference")
+"""Metrics that compare with retrained_0, which therefore has no such figure of its own."""
+LEAST_KLOM = 3
+"""Retrained models that KLOM needs."""
+
+
+@dataclass(frozen=True)
+class AssessmentOptions:
+    """What counts as alike, declared before anything is measured, and how hard it is looked for.
+
+    Attributes:
+        tolerance: largest gap to the retrained models that passes, in standard deviations between their seeds.
+        quantise: bits a weight is rounded to, 2 to 8 each.
+        relearn_steps: optimizer steps on one half of the records before the other half is asked for; 0: not done. One
+            record alone has no halves.
+        relearn_lr: learning rate of these.
+        seed: of the halves and of the batches.
+    """
+
+    tolerance: float = 5.0
+    quantise: tuple[int, ...] = (8, 4)
+    relearn_steps: int = 5
+    relearn_lr: float = 1e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what can be told to be wrong before anything is measured.
+
+        Raises:
+            ValueError: lists every value out of its range.
+        """
+        problems = []
+        if not self.tolerance > 0:
+            problems.append(f"tolerance must be above 0, got {self.tolerance}")
+        if not all(2 <= bits <= 8 for bits in self.quantise) or len(set(self.quantise)) < len(self.quantise):
+            problems.append(f"quantise must be bits from 2 to 8, each once, got {self.quantise}")
+        if self.relearn_steps < 0 or not self.relearn_lr > 0:
+            problems.append(
+                f"relearn_steps must not be negative and relearn_lr above 0, got {self.relearn_steps} and {self.relearn_lr}"
+            )
+        if problems:
+            raise ValueError("assessment: " + "; ".join(problems))
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What was found.
+
+    Attributes:
+        panels: "before", "after", "retrained_0", ...; each against retrained_0, itself against none.
+        verdicts: of each record, in the order of the records.
+        tests: of the records together, with p-values corrected for their number.
+        gaps: metric -> how far it is from that of the retrained models, in standard deviations between seeds; empty with
+            fewer than two of them.
+        forget_quality: of the unlearned model against each retrained one; empty without truth ratios.
+        forget_quality_null: between each two retrained ones.
+        klom: None with fewer than three retrained models.
+        collateral: (position among the training rows, id, loss before, loss after) of the retained rows that suffered
+            most, worst first.
+        options: as declared.
+    """
+
+    panels: dict[str, Panel]
+    verdicts: Verdicts
+    tests: list[Test]
+    gaps: dict[str, float]
+    forget_quality: list[ForgetQuality]
+    forget_quality_null: list[ForgetQuality]
+    klom: KLOM | None
+    collateral: list[tuple[int, Any, float, float]]
+    options: AssessmentOptions
+
+    @property
+    def passed(self) -> bool:
+        """Whether every record was shown to be treated as by models that never saw it."""
+        return self.verdicts.worst == "CONSISTENT_WITH_RETRAIN"
+
+    @property
+    def verdict(self) -> Verdict:
+        """That of the worst record."""
+        return self.verdicts.worst
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as plain values; the records to be forgotten go by position, and ids are of rows that stay."""
+        found: dict[str, Any] = plain(
+            {
+                "verdict": self.verdict,
+                "passed": self.passed,
+                "verdicts": self.verdicts.verdicts,
+                "record_gaps": self.verdicts.gaps,
+                "allowed_gaps": self.verdicts.margins,
+                "tests": [asdict(test) for test in self.tests],
+                "gaps": self.gaps,
+                "forget_quality": self.forget_quality,
+                "forget_quality_null": self.forget_quality_null,
+                "klom": self.klom,
+                "collateral": self.collateral,
+                "options": asdict(self.options),
+                "panels": {name: panel.to_json() for name, panel in self.panels.items()},
+            }
+        )
+        return found
+
+
+def assess(
+    before: nn.Module,
+    after: nn.Module,
+    retrained: Sequence[nn.Module],
+    records: Records,
+    options: AssessmentOptions,
+) -> Assessment:
+    """Measure a model before and after unlearning and models that never saw the records, and compare.
+
+    Args:
+        before: the model as it was.
+        after: the unlearned one.
+        retrained: trained like ``before`` without the records, each from a seed of its own; read in turn several times,
+            so a sequence that loads them when asked keeps one in memory. With fewer than two nothing can be shown, and
+            every record is UNTESTABLE.
+        records: what is asked.
+        options: what counts as alike.
+
+    Raises:
+        ValueError: no retrained model, an option out of its range, or a model that does not fit the records.
+    """
+    if not retrained:
+        raise ValueError("assess: expected at least one model retrained without the records, got none")
+    first = measure(retrained[0], records)
+    references = [first, *(measure(model, records, first) for model in retrained[1:])]
+    panels = {"before": measure(before, records, first), "after": measure(after, records, first)}
+    panels |= {f"retrained_{s}": panel for s, panel in enumerate(references)}
+    found = panels["after"]
+    probes = _probes(panels["before"], after, retrained, references, found, records, options)
+    verdicts = judge(probes, options.tolerance, blind=math.log(records.choices))
+    quality, null = _forget_qualities(found, references)
+    return Assessment(
+        panels,
+        verdicts,
+        comparisons(found, references, quality, null, verdicts, options.seed),
+        _gaps(found, references),
+        quality,
+        null,
+        klom_of_one(found.margins_forget, np.array([panel.margins_forget for panel in references]))
+        if len(references) >= LEAST_KLOM
+        else None,
+        _collateral(records, panels["before"].losses_retain, found.losses_retain),
+        options,
+    )
+
+
+def _probes(
+    before: Panel,
+    after: nn.Module,
+    retrained: Sequence[nn.Module],
+    references: Sequence[Panel],
+    found: Panel,
+    records: Records,
+    options: AssessmentOptions,
+) -> dict[str, Probe]:
+    """Every way of asking for the records; the last ones bring back what is only hidden."""
+    rows = records.forget.rows
+    probes = {
+        "direct": Probe(
+            found.losses_forget, np.array([panel.losses_forget for panel in references]), before.losses_forget
+        )
+    }
+
+    def put(ask: Callable[[nn.Module], np.ndarray]) -> Probe:
+        return Probe(ask(after), np.array([ask(model) for model in retrained]))
+
+    for bits in options.quantise:
+        probes[f"quantised_{bits}"] = put(lambda model, bits=bits: scan(quantised(model, bits), rows).losses)  # type: ignore[misc]
+    if options.relearn_steps and len(records.forget) > 1:
+        probes["relearned"] = put(
+            lambda model: losses_after_relearning(
+                model, rows, steps=options.relearn_steps, lr=options.relearn_lr, seed=options.seed
+            )
+        )
+    return probes
+
+
+def _forget_qualities(found: Panel, references: Sequence[Panel]) -> tuple[list[ForgetQuality], list[ForgetQuality]]:
+    """Against each retrained model, and between each two of them."""
+    ratios = [panel.truth_ratios for panel in references if panel.truth_ratios is not None]
+    if found.truth_ratios is None:
+        return [], []
+    return (
+        [forget_quality(found.truth_ratios, each) for each in ratios],
+        [forget_quality(one, other) for one, other in combinations(ratios, 2)],
+    )
+
+
+def _gaps(found: Panel, references: Sequence[Panel]) -> dict[str, float]:
+    if len(references) < 2:
+        return {}
+    return {
+        name: gap_in_seed_sds(metric["agg_value"], [panel.metrics[name]["agg_value"] for panel in references])
+        for name, metric in found.metrics.items()
+        if name not in RELATIVE and all(name in panel.metrics for panel in references)
+    }
+
+
+def _collateral(records: Records, before: np.ndarray, after: np.ndarray) -> list[tuple[int, Any, float, float]]:
+    retain = records.retain
+    worst = np.argsort(before - after, kind="stable")[:WORST_RETAINED]
+    return [(int(retain.positions[i]), retain.ids[i], float(before[i]), float(after[i])) for i in worst]

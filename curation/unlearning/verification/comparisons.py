@@ -1,0 +1,102 @@
+"""Tests of the records together: what an unlearned model shows of them, beside what models show that never saw them.
+
+Axes: n records to be forgotten, S retrained models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from curation.unlearning.evidence_model import Test
+from curation.unlearning.verification.intervals import ForgetQuality, bootstrap, holm
+from curation.unlearning.verification.panel import Panel
+from curation.unlearning.verification.verdicts import Verdicts
+
+PAIRED = (
+    "forget_Q_A_Prob",
+    "forget_Q_A_PARA_Prob",
+    "forget_Q_A_ROUGE",
+    "forget_accuracy",
+    "extraction_strength",
+    "exact_memorization",
+)
+"""Metrics of each record, compared with their mean over the retrained models (Wilcoxon's signed ranks)."""
+UNTESTED = (
+    "retain_Q_A_Prob",
+    "retain_Q_A_ROUGE",
+    "retain_Truth_Ratio",
+    "retain_accuracy",
+    "forget_truth_ratio",
+)
+"""Shown with their interval and null, but without a p-value: they are not about what is left of the records, or another
+test says the same."""
+
+
+def comparisons(
+    found: Panel,
+    references: Sequence[Panel],
+    quality: Sequence[ForgetQuality],
+    quality_null: Sequence[ForgetQuality],
+    verdicts: Verdicts,
+    seed: int = 0,
+) -> list[Test]:
+    """All tests of an unlearned model; p-values are two-sided and corrected together (Holm).
+
+    Args:
+        found: of the unlearned model.
+        references: of the retrained ones, at least one.
+        quality: forget quality against each of these.
+        quality_null: and between each two of them.
+        verdicts: of the records; their gaps are told in standard deviations between seeds, below 0 = remembered.
+        seed: of the intervals of these.
+    """
+    null = float(np.mean([each.statistic.point for each in quality_null])) if quality_null else None
+    tests = [
+        Test(f"forget_quality/retrained_{s}", *each.statistic[:3], null, each.statistic.n, each.p_value)
+        for s, each in enumerate(quality)
+    ]
+    tests += [_paired(name, found, references) for name in PAIRED if name in found.metrics]
+    tests += [_attacked(name, found, references) for name in found.attacks if name != "mia_reference"]
+    tests += [_shown(name, found, references) for name in UNTESTED if name in found.metrics]
+    if "privleak" in found.metrics:  # against the first of them
+        tests.append(replace(_shown("privleak", found, references[:1]), null=0.0))
+    for probe, gaps in verdicts.gaps.items():
+        mean = bootstrap(lambda values: float(values.mean()), [gaps], seed)
+        tests.append(Test(f"loss_gap/{probe}", mean.point, mean.low, mean.high, 0.0, mean.n))
+    tested = [i for i, test in enumerate(tests) if test.p is not None]
+    for i, p in zip(tested, holm([tests[i].p or 0.0 for i in tested]), strict=True):
+        tests[i] = replace(tests[i], p_holm=p)
+    return tests
+
+
+def _values(metric: Mapping[str, Any]) -> np.ndarray:
+    """Of each record; the metric's own figure is the first of its entry."""
+    return np.array([next(iter(entry.values())) for entry in metric["value_by_index"].values()])
+
+
+def _paired(name: str, found: Panel, references: Sequence[Panel]) -> Test:
+    ours = _values(found.metrics[name])
+    theirs = np.mean([_values(panel.metrics[name]) for panel in references], axis=0)
+    differences = ours - theirs
+    p = float(stats.wilcoxon(differences).pvalue) if differences.any() else 1.0
+    return replace(_shown(name, found, references), p=p)
+
+
+def _attacked(name: str, found: Panel, references: Sequence[Panel]) -> Test:
+    """An AUC against that of the retrained models; its error is that of samples that are alike."""
+    attack = found.attacks[name]
+    null = float(np.mean([panel.attacks[name].auc.point for panel in references]))
+    p = float(2 * stats.norm.sf(abs(attack.auc.point - null) / attack.null_error))
+    return Test(name, *attack.auc[:3], null, attack.auc.n, p)
+
+
+def _shown(name: str, found: Panel, references: Sequence[Panel]) -> Test:
+    metric = found.metrics[name]
+    there = [panel.metrics[name]["agg_value"] for panel in references if name in panel.metrics]
+    count = len(metric["value_by_index"]) or len(found.losses_forget)
+    return Test(name, metric["agg_value"], metric["low"], metric["high"], float(np.mean(there)), count)
