@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, model_validator
 
-from flows.schema import Arguments, IndexConfig, Section
+from flows.schema import Arguments, RecordedConfig, Section
 
 
 class WhereSection(Section):
@@ -116,15 +116,15 @@ class VerifySection(Section):
 
     seeds: int = Field(default=3, ge=2, description="Models trained without the records, to compare with.")
     tolerance: float = Field(
-        default=3.0,
+        default=5.0,
         gt=0,
         description="Largest gap of a record's loss to theirs that counts as none, in standard deviations between seeds.",
     )
     retain_rows: int = Field(default=64, ge=1, description="Rows that stay that are measured, evenly spaced.")
     batch_size: int = Field(default=32, ge=1, description="Rows of one forward pass.")
     quantise: list[Literal[8, 4]] = Field(default=[8, 4], description="Bits of the quantised probes.")
-    relearn_steps: int = Field(default=10, ge=0, description="Steps of the relearning probe; 0: none.")
-    relearn_lr: PositiveFloat = Field(default=1e-4, description="Its learning rate.")
+    relearn_steps: int = Field(default=5, ge=0, description="Steps of the relearning probe; 0: none.")
+    relearn_lr: PositiveFloat = Field(default=1e-3, description="Its learning rate.")
 
 
 class EvidenceSection(Section):
@@ -135,7 +135,7 @@ class EvidenceSection(Section):
     )
 
 
-class UnlearnConfig(IndexConfig):
+class UnlearnConfig(RecordedConfig):
     """Configuration of `curate unlearn`, the only parameter of its flow."""
 
     request: RequestSection
@@ -149,10 +149,6 @@ class UnlearnConfig(IndexConfig):
     )
     purge: bool = Field(default=False, description="Remove the records from the index and the data, too.")
     evidence: EvidenceSection = EvidenceSection()
-    output_dir: Path | None = Field(
-        default=None,
-        description="Folder of the results; empty: WORKSPACE/runs/NAME-DIGEST, one for each request and state of the data.",
-    )
 
     @property
     def indexes(self) -> bool:
