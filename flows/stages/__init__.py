@@ -14,6 +14,7 @@ from flows.stages import (
     scoring,
     training,
     unlearning,
+    verifying,
     weighing,
 )
 
@@ -32,4 +33,5 @@ STAGES = {
     "resolve": resolving.run,
     "weigh": weighing.run,
     "unlearn": unlearning.run,
+    "verify": verifying.run,
 }

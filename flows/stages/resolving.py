@@ -12,6 +12,7 @@ from curation.data import ExampleData
 from curation.errors import DataError
 from curation.examples import column_problems, name_rows, write_parquet_atomic
 from curation.unlearning.duplicates import Duplicate, by_gradients, by_text
+from flows.files import digest_of
 from flows.stages.common import Arguments, Output, Progress, open_data
 from lorif_core import FactorStore
 from lorif_core.remote import checkout
@@ -21,9 +22,10 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     """Find the rows of ``ids`` (text, or a number that the data has as such), or those of ``request.where``.
 
     Returns:
-        ``values``: ``records`` (rows to be removed), ``requested`` of them, ``searched`` (how near-duplicates were looked
-        for) and ``digest`` of the data without them; files ``records`` (``position`` among the training rows,
-        ``example_id``, ``why``, ``of``: the requested row it is like, ``similarity``) and ``decisions``, which drop them.
+        ``values``: ``records`` (rows to be removed), ``requested`` of them, ``unknown`` (ids of the ledger's that no training
+        row has), ``searched`` (how near-duplicates were looked for) and ``digest`` of the data without them; files
+        ``records`` (``position`` among the training rows, ``example_id``, ``why``, ``of``: the requested row it is like,
+        ``similarity``, ``content``: digest of the row) and ``decisions``, which drop them.
 
     Raises:
         DataError: an id that no training row has; the text names it.
@@ -31,14 +33,17 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     data, request = open_data(arguments), arguments["request"]
     ids = data.train_ids()
     asked = arguments["ids"] if arguments["ids"] is not None else ids_where(data, **request["where"])
+    unknown = unknown_ids(data, asked)
+    if unknown and not request["ledger"]:
+        raise DataError([f"request: no training row has the id: {name_rows(unknown)}{_elsewhere(data, unknown)}"])
     requested = positions_of(data, asked)
     rules, found = request["near_duplicates"], list[tuple[str, Duplicate]]()
     searched = []
-    texts = texts_of(data) if rules["text"] is not None else None
+    texts = texts_of(data) if len(requested) and rules["text"] is not None else None
     if texts is not None:
         searched.append(f"text, cosine of tf-idf weighted character n-grams of at least {rules['text']}")
         found += [("near-duplicate by text", one) for one in by_text(texts, requested, rules["text"])]
-    if rules["attribution"] is not None:
+    if len(requested) and rules["attribution"] is not None:
         searched.append(f"attribution, cosine of the gradients in the index of at least {rules['attribution']}")
         store = FactorStore.open(checkout(arguments["index_path"]))
         found += [
@@ -47,6 +52,8 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     rows: dict[int, dict[str, Any]] = {
         int(row): {"why": "requested", "of": None, "similarity": None} for row in requested
     }
+    if not rows:
+        return Output({"records": 0, "requested": 0, "unknown": unknown, "searched": [], "digest": data.digest()})
     for why, one in found:
         rows.setdefault(one.position, {"why": why, "of": ids[one.of], "similarity": one.similarity})
     if len(rows) == len(ids):
@@ -62,12 +69,14 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     records = pl.DataFrame(
         [{"position": row, "example_id": ids[row], **rows[row]} for row in sorted(rows)], schema=schema
     )
+    records = records.with_columns(content=pl.Series(content_digests(data, records["position"].to_list())))
     write_parquet_atomic(records, folder / "records.parquet")
     decisions = dropping(data, records["example_id"])
     write_parquet_atomic(decisions, folder / "decisions.parquet")
     values = {
         "records": len(records),
         "requested": len(requested),
+        "unknown": unknown,
         "searched": searched,
         "digest": data.edited(decisions).digest(),
     }
@@ -104,19 +113,28 @@ def ids_where(data: ExampleData, column: str, values: list[Any]) -> list[Any]:
     return train.filter(pl.col("cell").is_in([str(value) for value in values]))["example_id"].to_list()
 
 
-def positions_of(data: ExampleData, ids: list[Any]) -> np.ndarray:
-    """Positions among the training rows, sorted, int64 [n].
+def unknown_ids(data: ExampleData, ids: list[Any]) -> list[str]:
+    """Those of ``ids`` that no training row has."""
+    known = set(map(str, data.train_ids()))
+    return [str(one) for one in ids if str(one) not in known]
 
-    Raises:
-        DataError: naming the ids that no training row has.
-    """
-    places = {str(one): row for row, one in enumerate(data.train_ids())}
-    unknown = [one for one in ids if str(one) not in places]
-    if unknown:
-        other = set(map(str, data.examples["example_id"].to_list())) & set(map(str, unknown))
-        why = f" ({len(other)} of them are rows of other splits, which were not trained on)" if other else ""
-        raise DataError([f"request: no training row has the id: {name_rows(unknown)}{why}"])
-    return np.unique(np.array([places[str(one)] for one in ids], dtype=np.int64))
+
+def positions_of(data: ExampleData, ids: list[Any]) -> np.ndarray:
+    """Positions of the training rows called ``ids``, sorted, int64 [n]; an id that none has is left out."""
+    wanted = set(map(str, ids))
+    return np.array([row for row, one in enumerate(data.train_ids()) if str(one) in wanted], dtype=np.int64)
+
+
+def _elsewhere(data: ExampleData, ids: list[str]) -> str:
+    """How many of the ids are rows of another split."""
+    other = set(map(str, data.examples["example_id"].to_list())) & set(ids)
+    return f" ({len(other)} of them are rows of other splits, which were not trained on)" if other else ""
+
+
+def content_digests(data: ExampleData, positions: list[int]) -> list[str]:
+    """sha256 (hex) of what the user's table says of each of these training rows."""
+    rows = (data.examples["split"] == "train").arg_true().to_list()
+    return [digest_of([str(cell) for cell in data.table.row(rows[position])]) for position in positions]
 
 
 def texts_of(data: ExampleData) -> list[str] | None:
