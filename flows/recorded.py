@@ -38,6 +38,7 @@ class RecordedRun(ModelRun):
     Attributes:
         job: the command of the run.
         unchanged_status: what the summary says of a run that has nothing to do; None: what it said before.
+        secret: sections of the configuration, and files of the results, that MLflow is not given.
         command: the command line that repeats the run, known after `prepare`.
         services: MLflow and Prefect.
         unchanged: the summary of the former run when nothing has changed since, known after `prepare`.
@@ -45,6 +46,7 @@ class RecordedRun(ModelRun):
 
     job: ClassVar[str]
     unchanged_status: ClassVar[str | None] = None
+    secret: ClassVar[frozenset[str]] = frozenset()
     config: RecordedConfig
 
     def __init__(self, config: RecordedConfig, screen: Screen, command: str | None = None) -> None:
@@ -142,7 +144,9 @@ class RecordedRun(ModelRun):
             ids = {"mlflow_run_id": run_id, "flow_run_id": flow_run_id}
             self.folder.begin({"name": config.name, "started": now(), "command": self.command, **ids})
             write_bytes(self.folder.path / CONFIG, config_text(config).encode())
-            self.tracker.log(params=_flat(config.model_dump(mode="json", exclude={"workspace", "root", "tracking"})))
+            self.tracker.log(
+                params=_flat(config.model_dump(mode="json", exclude={"workspace", "root", "tracking", *self.secret}))
+            )
             source = str(config.data.init_args.get("path", config.data.class_path))
             rows = loaded["n_train"] + loaded["n_validation"]
             self.tracker.dataset(config.name, loaded["digest"], source, rows=rows, context="training")
@@ -164,7 +168,7 @@ class RecordedRun(ModelRun):
             figures = {key: value for key, value in summary.items() if isinstance(value, (int, float))}
             seconds = {f"seconds/{stage}": value for stage, value in summary["seconds"].items()}
             self.tracker.log(metrics=figures | seconds | dict(metrics))
-            self.tracker.artifacts([target / name for name in names])
+            self.tracker.artifacts([target / name for name in names if name not in self.secret])
             name, trained = self.config.tracking.register_as, self.registers()
             if name is not None and trained is not None:
                 self.tracker.register(name, trained, {"curate.run": self.folder.digest})

@@ -102,7 +102,9 @@ def closing_table(summary: Mapping[str, Any], console: Console) -> None:
     console.print()
     before = "" if "checked" not in summary else f"; nothing has changed since {summary['finished']}"
     said = SAID[summary["status"]]
-    console.print(f"[bold]{said[0].upper()}{said[1:]}[/] ({summary['status']}{before}).", highlight=False)
+    console.print(
+        f"[bold]{said[0].upper()}{said[1:]}[/] ({summary['status']}{before}).", highlight=False, soft_wrap=True
+    )
     lines = [
         (
             "Records",

@@ -31,6 +31,8 @@ class UnlearnRun(RecordedRun):
     """
 
     job = "unlearn"
+    # They name the records, and MLflow would keep them for good.
+    secret = frozenset({"request", "records.parquet", "weights.parquet", "verdicts.parquet"})
     config: UnlearnConfig
 
     requests: Requests | None = None

@@ -11,6 +11,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from mlflow import MlflowClient
 
 from flows.cli import main
 from flows.unlearn_schema import UnlearnConfig
@@ -100,6 +101,10 @@ def test_a_failed_check_publishes_nothing_or_what_never_saw_the_records(
     assert {"train", "weigh", "unlearn", "verify", "retrain-1"} <= set(published["reused"])
     for kind in ("forget", "retain"):
         assert 0 <= published[f"{kind}_exact_before"] <= 1 and 0 <= published[f"{kind}_exact_after"] <= 1
+    client = MlflowClient(published["mlflow_tracking_uri"])  # keeps things for good, and is not told the records
+    assert not [name for name in client.get_run(published["mlflow_run_id"]).data.params if name.startswith("request")]
+    told = {file.path for file in client.list_artifacts(published["mlflow_run_id"])}
+    assert told == {"model.ckpt", "assessment.json", "summary.json"}
     stages = tmp_path / "ws" / "stages"
     reference = stages / f"train-{published['digests']['retrain-1'][:16]}" / "model.ckpt"
     assert Path(published["files"]["model"]).read_bytes() == reference.read_bytes()
