@@ -29,6 +29,7 @@ COMMANDS = {
     "index": "build, query, inspect, verify or change a LoRIF index",
     "requests": "note requests to remove records, list them, check their evidence",
     "serve": "run clean on a schedule",
+    "unlearn": "remove records from a model, keep the rest, and show it",
     "workspace": "free the space of results that no run uses",
 }
 INDEX_COMMANDS = {
@@ -107,9 +108,15 @@ def _dispatch(tokens: list[str]) -> int:
     command, rest = tokens[0], tokens[1:]
     if command not in COMMANDS:
         _unknown(parser, "command", command, COMMANDS)
-    return {"clean": _clean, "index": _index, "requests": _requests, "serve": _serve, "workspace": _workspace}[command](
-        rest
-    )
+    commands = {
+        "clean": _clean,
+        "index": _index,
+        "requests": _requests,
+        "serve": _serve,
+        "unlearn": _unlearn,
+        "workspace": _workspace,
+    }
+    return commands[command](rest)
 
 
 def _clean(tokens: list[str]) -> int:
@@ -121,6 +128,19 @@ def _clean(tokens: list[str]) -> int:
         return jobs.clean(options, overrides)
 
     parser = _config_parser("curate clean", COMMANDS["clean"], CleanConfig, tokens)
+    parser.add_argument("--output-dir", metavar="DIR", help="folder of the results")
+    return _guarded(parser, tokens, run)
+
+
+def _unlearn(tokens: list[str]) -> int:
+    from flows.unlearn_schema import UnlearnConfig
+
+    def run(options: argparse.Namespace, overrides: list[str]) -> int:
+        from flows import jobs
+
+        return jobs.unlearn(options, overrides)
+
+    parser = _config_parser("curate unlearn", COMMANDS["unlearn"], UnlearnConfig, tokens)
     parser.add_argument("--output-dir", metavar="DIR", help="folder of the results")
     return _guarded(parser, tokens, run)
 

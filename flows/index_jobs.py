@@ -21,6 +21,7 @@ from flows.modelling import ModelRun, checkpoint_of, index_of
 from flows.schema import CleanConfig, IndexConfig
 from flows.screen import Screen
 from flows.tracking import Tracker
+from flows.unlearn_schema import UnlearnConfig
 
 
 def build(options: argparse.Namespace, tokens: list[str]) -> int:
@@ -168,13 +169,14 @@ def verify(options: argparse.Namespace, tokens: list[str]) -> int:
 
 
 def read_config(options: argparse.Namespace, tokens: list[str]) -> IndexConfig:
-    """The configuration; that of a clean job will do, so that the index of its run can be asked."""
+    """The configuration; that of a clean or unlearn job will do, so that the index of its run can be asked."""
     environment.prepare()
     overrides, problems = read_overrides(tokens, IndexConfig)
     if options.workspace is not None:
         overrides["workspace"] = os.path.abspath(os.path.expanduser(options.workspace))
     file = find_config(options.config)
-    unused = unused_keys(file, IndexConfig, CleanConfig)
+    wider = (CleanConfig, UnlearnConfig)
+    unused = list(dict.fromkeys(key for whole in wider for key in unused_keys(file, IndexConfig, whole)))
     config = load_config(IndexConfig, file, overrides, problems, unused)
     if unused:
         note = f"{file}: an index has no use for {', '.join(unused)}; left out"

@@ -1,22 +1,24 @@
-"""`curate clean`, from the parsed command line to the closing table."""
+"""`curate clean` and `curate unlearn`, from the parsed command line to the closing table."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import time
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 
-from flows import environment
+from flows import environment, summary
 from flows.cleaning import CleanRun
 from flows.config import find_config, load_config, read_overrides
 from flows.files import read_json
 from flows.outputs import RUN
-from flows.schema import CleanConfig
+from flows.recorded import RecordedRun
+from flows.schema import CleanConfig, RecordedConfig
 from flows.screen import Screen
-from flows.summary import closing_table
+
+Config = TypeVar("Config", bound=RecordedConfig)
 
 
 def clean(options: argparse.Namespace, tokens: list[str]) -> int:
@@ -25,25 +27,48 @@ def clean(options: argparse.Namespace, tokens: list[str]) -> int:
     Raises:
         CurationError: as `flows.cli` reports them.
     """
-    environment.prepare()
-    # The screen tells of stages and errors; Prefect's page keeps Prefect's own log of the run.
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    overrides, problems = read_overrides(tokens, CleanConfig)
-    for name in ("workspace", "output_dir"):
-        if getattr(options, name) is not None:
-            overrides[name] = os.path.abspath(os.path.expanduser(getattr(options, name)))
-    config = load_config(CleanConfig, find_config(options.config), overrides, problems)
+    config = _config(CleanConfig, options, tokens)
     with Screen() as screen, CleanRun(config, screen, options.command) as run:
-        if not _finished_before(config):
-            run.services.start()
-        run.prepare()
-        summary = run.unchanged or _flow(run)
-    closing_table(summary, Console())
+        found = _run(run)
+    summary.closing_table(found, Console())
     return 0
 
 
-def _flow(run: CleanRun) -> dict[str, Any]:
-    """Run the Prefect flow on what is prepared."""
+def unlearn(options: argparse.Namespace, tokens: list[str]) -> int:
+    """Run unlearn; returns the exit code: 1 where the records are still in the model that is in use.
+
+    Raises:
+        CurationError: as `flows.cli` reports them.
+    """
+    from flows import unlearn_summary
+    from flows.unlearn_schema import UnlearnConfig
+    from flows.unlearning import UnlearnRun
+
+    config = _config(UnlearnConfig, options, tokens)
+    with Screen() as screen, UnlearnRun(config, screen, options.command) as run:
+        found = _run(run)
+    unlearn_summary.closing_table(found, Console())
+    return 0 if found["status"] in unlearn_summary.DONE else 1
+
+
+def _config(schema: type[Config], options: argparse.Namespace, tokens: list[str]) -> Config:
+    environment.prepare()
+    # The screen tells of stages and errors; Prefect's page keeps Prefect's own log of the run.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    overrides, problems = read_overrides(tokens, schema)
+    for name in ("workspace", "output_dir"):
+        if getattr(options, name) is not None:
+            overrides[name] = os.path.abspath(os.path.expanduser(getattr(options, name)))
+    return load_config(schema, find_config(options.config), overrides, problems)
+
+
+def _run(run: RecordedRun) -> dict[str, Any]:
+    """Prepare, and run the Prefect flow on what is prepared where there is something to do; gives the summary."""
+    if not _finished_before(run.config):
+        run.services.start()
+    run.prepare()
+    if run.unchanged is not None:
+        return run.unchanged
     run.screen.begin("start", "starting Prefect and MLflow")
     began = time.monotonic()
 
@@ -53,7 +78,7 @@ def _flow(run: CleanRun) -> dict[str, Any]:
     return run.services.run_flow(run, started)
 
 
-def _finished_before(config: CleanConfig) -> bool:
+def _finished_before(config: RecordedConfig) -> bool:
     """Whether a run of this name has finished, so that most likely nothing has changed and Prefect is not needed."""
     runs = [config.output_dir] if config.output_dir else (config.workspace / "runs").glob(f"{config.name}-*")
     return any((read_json(folder / RUN) or {}).get("status") == "finished" for folder in runs)

@@ -15,7 +15,9 @@ from flows.schema import HOW_ONLY, NOT_KEPT, IndexConfig
 from flows.screen import Screen
 from lorif_core.remote import checkout
 
-_SECTIONS = {"name", "root", "data", "model", "train", "index", "signals", "decide", "report"}
+_SECTIONS = {"name", "root", "data", "model", "train", "index"}
+_SECTIONS |= {"signals", "decide", "report"}  # of clean
+_SECTIONS |= {"request", "weights", "unlearn", "verify"}  # of unlearn
 
 
 class ModelRun:
@@ -89,15 +91,18 @@ class ModelRun:
         self.stages["train"] = given
         return given
 
-    def train(self, title: str, data_digest: str, decisions: str | None) -> Finished:
+    def train(self, title: str, data_digest: str, decisions: str | None, seed: int | None = None) -> Finished:
         """Train on the data, after the edits in the file ``decisions`` if there is one; before and after share a cache.
 
         Args:
-            title: ``train`` or ``retrain``.
+            title: what the screen calls it.
             data_digest: of the rows as they are trained on.
             decisions: path of decisions to apply first.
+            seed: another one than the configuration's.
         """
-        inputs, arguments = self._train_inputs(data_digest), self.arguments(decisions=decisions)
+        options = self.config.train.model_dump(mode="json") | ({} if seed is None else {"seed": seed})
+        inputs = self._train_inputs(data_digest) | {"train": options}
+        arguments = self.arguments(decisions=decisions, train=options)
         done = self.runner.run("train", inputs, arguments, fresh=self._heavy and title != "train", title=title)
         self.stages[title] = done
         return done

@@ -115,6 +115,11 @@ class RunFolder:
         return dict(self._found.get("recorded", {}))
 
     @property
+    def results(self) -> list[str]:
+        """The files that the finished run consists of, as `end` was told."""
+        return list(self._found.get("sha256", {}))
+
+    @property
     def stages(self) -> list[str]:
         """The folders of the stages that the finished run was made of, inside the workspace, as `end` was told."""
         return list(self._found.get("stages", []))

@@ -25,7 +25,7 @@ def ledger_of(workspace: Path) -> Path:
 
 def submit(options: argparse.Namespace) -> int:
     """Note a request; the same ids again are the same request."""
-    ids = _read_ids(Path(options.ids))
+    ids = read_ids(Path(options.ids))
     from curation.unlearning.requests import DATASET
 
     ledger = _open(options, new=True)
@@ -124,16 +124,16 @@ def _open(options: argparse.Namespace, new: bool = False) -> Ledger:
         raise ConfigError(str(error)) from None
 
 
-def _read_ids(file: Path) -> list[str]:
+def read_ids(file: Path, option: str = "--ids") -> list[str]:
     """The ids in a text file, one a line."""
     try:
         ids = [line for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except UnicodeDecodeError:
-        raise ConfigError(f"--ids: {file} is not text in UTF-8; expected one id a line") from None
+        raise ConfigError(f"{option}: {file} is not text in UTF-8; expected one id a line") from None
     except OSError as error:
-        raise ConfigError(f"--ids: {file}: {error.strerror}; expected a text file of ids, one a line") from None
+        raise ConfigError(f"{option}: {file}: {error.strerror}; expected a text file of ids, one a line") from None
     if not ids:
-        raise ConfigError(f"--ids: {file} has no ids; expected one a line")
+        raise ConfigError(f"{option}: {file} has no ids; expected one a line")
     return ids
 
 

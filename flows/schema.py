@@ -313,17 +313,22 @@ class IndexConfig(JobSection):
     tracking: TrackingSection = TrackingSection()
 
 
-class CleanConfig(IndexConfig):
+class RecordedConfig(IndexConfig):
+    """Configuration of a run that has a folder of results and a run in MLflow."""
+
+    output_dir: Path | None = Field(
+        default=None,
+        description="Folder of the results; empty: WORKSPACE/runs/NAME-DIGEST, one for each state of the data.",
+    )
+
+
+class CleanConfig(RecordedConfig):
     """Configuration of `curate clean`, the only parameter of its flow."""
 
     signals: SignalsSection = SignalsSection()
     decide: DecideSection = DecideSection()
     retrain: bool = Field(default=True, description="Train again on the cleaned rows and compare.")
     report: ReportSection = ReportSection()
-    output_dir: Path | None = Field(
-        default=None,
-        description="Folder of the results; empty: WORKSPACE/runs/NAME-DIGEST, one for each state of the data.",
-    )
 
     @model_validator(mode="after")
     def _something_to_register(self) -> Self:

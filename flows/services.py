@@ -14,13 +14,13 @@ from flows.schema import TrackingSection
 from flows.tracking import Tracker
 
 if TYPE_CHECKING:
-    from flows.cleaning import CleanRun
+    from flows.recorded import RecordedRun
 
 logger = logging.getLogger(__name__)
 
 
 class Services:
-    """What a run of clean needs beside its stages.
+    """What a run needs beside its stages.
 
     Both import SQLAlchemy, FastAPI and more; two threads that import these at once fail, so a lock keeps them apart.
     """
@@ -55,7 +55,7 @@ class Services:
         with self._lock:
             return self._connected()
 
-    def run_flow(self, run: CleanRun, on_start: Callable[[], None]) -> dict[str, Any]:
+    def run_flow(self, run: RecordedRun, on_start: Callable[[], None]) -> dict[str, Any]:
         """Run the Prefect flow on what ``run`` has prepared; ``on_start`` is called when Prefect has started it.
 
         Raises:
@@ -67,7 +67,7 @@ class Services:
             from prefect.client.orchestration import get_client
             from prefect.settings import PREFECT_API_URL, temporary_settings
 
-            from flows.clean import clean_prepared
+            prepared = run.flow()
 
         if self._server is not None:
             self._server.wait()
@@ -77,7 +77,7 @@ class Services:
                     client.hello()
             except httpx.HTTPError as error:
                 raise StageError("start", f"Prefect's API at {api} does not answer: {error}") from error
-            return clean_prepared(run, on_start)
+            return prepared(run, on_start)
 
     def _find_api(self) -> str:
         """The Prefect API the user has configured, else that of a server started now."""

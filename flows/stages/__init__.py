@@ -10,8 +10,12 @@ from flows.stages import (
     prepare,
     querying,
     reporting,
+    resolving,
     scoring,
     training,
+    unlearning,
+    verifying,
+    weighing,
 )
 
 STAGES = {
@@ -26,4 +30,8 @@ STAGES = {
     "report": reporting.run,
     "query": querying.run,
     "estimate": estimating.run,
+    "resolve": resolving.run,
+    "weigh": weighing.run,
+    "unlearn": unlearning.run,
+    "verify": verifying.run,
 }

@@ -9,10 +9,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from curation.data import CuratedData
-from curation.errors import ModelError, TrainingError
+from curation.errors import CurationError, ModelError, TrainingError
 from curation.examples import table_digest
 from curation.mislabel import forward_pass
 from curation.models import kind_of
+from curation.unlearning.objectives import build_objective
 from flows.files import digest_file, digest_of
 from flows.stages.common import (
     Arguments,
@@ -59,6 +60,8 @@ def load(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     if "signals" in arguments:
         open_labelled(arguments)
         _check_head(model, batch)
+    if "unlearn" in arguments:
+        _check_objective(arguments["unlearn"])
     index = arguments["index"]["path"]
     if index is not None:
         if checkpoint is None:
@@ -92,6 +95,18 @@ def load(arguments: Arguments, folder: Path, progress: Progress) -> Output:
             "index": digest_file(checkout(index) / "manifest.json") if index else None,
         }
     )
+
+
+def _check_objective(options: Arguments) -> None:
+    """Nothing, when the objective takes its options.
+
+    Raises:
+        ModelError: it does not; the text lists those it takes.
+    """
+    try:
+        build_objective(options["objective"], options["options"])
+    except CurationError as error:
+        raise ModelError(f"unlearn.options: {error}") from error
 
 
 def _check_layers(model: nn.Module, options: Arguments) -> None:

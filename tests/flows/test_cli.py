@@ -21,7 +21,7 @@ def test_help_answers_within_a_second_and_imports_nothing_heavy() -> None:
         result = subprocess.run([sys.executable, "-m", "flows.cli", "--help"], cwd=ROOT, capture_output=True, text=True)
         best = min(best, time.perf_counter() - begin)
     assert result.returncode == 0
-    assert all(command in result.stdout for command in ("clean", "index", "requests", "serve"))
+    assert all(command in result.stdout for command in ("clean", "index", "requests", "serve", "unlearn"))
     assert best < 1.0
     code = f"import sys, flows.cli; print([name for name in {HEAVY!r} if name in sys.modules])"
     seen = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -48,7 +48,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["clear"], "unknown command 'clear'; did you mean clean?"),
         (["index", "qeury"], "unknown command 'qeury'; did you mean query?"),
-        (["frobnicate"], "known: clean, index, requests, serve, workspace"),
+        (["frobnicate"], "known: clean, index, requests, serve, unlearn, workspace"),
         (["clean"], "required: --config"),
         (["clean", "--config", "nowhere.yaml"], "nowhere.yaml: no such configuration file"),
         (["clean", "--config", "clean_digits", "--train.epochs", "3"], "--train.epochs: unknown option"),

@@ -8,9 +8,10 @@ import yaml
 from flows.config import describe, fields, find_config, load_config, read_overrides, unused_keys
 from flows.errors import ConfigError
 from flows.schema import CleanConfig, IndexConfig, ServeConfig
+from flows.unlearn_schema import UnlearnConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-SCHEMAS = {"serve.yaml": ServeConfig, "index.yaml": IndexConfig}
+SCHEMAS = {"serve.yaml": ServeConfig, "index.yaml": IndexConfig, "unlearn_people.yaml": UnlearnConfig}
 
 
 def written(tmp_path: Path, text: str) -> Path:

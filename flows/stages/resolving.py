@@ -1,0 +1,145 @@
+"""Stage resolve: which training rows a request means, and which others are the same record as one of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from curation.data import ExampleData
+from curation.errors import DataError
+from curation.examples import column_problems, name_rows, write_parquet_atomic
+from curation.unlearning.duplicates import Duplicate, by_gradients, by_text
+from flows.files import digest_of
+from flows.stages.common import Arguments, Output, Progress, open_data
+from lorif_core import FactorStore
+from lorif_core.remote import checkout
+
+
+def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
+    """Find the rows of ``ids`` (text, or a number that the data has as such), or those of ``request.where``.
+
+    Returns:
+        ``values``: ``records`` (rows to be removed), ``requested`` of them, ``unknown`` (ids of the ledger's that no training
+        row has), ``searched`` (how near-duplicates were looked for) and ``digest`` of the data without them; files
+        ``records`` (``position`` among the training rows, ``example_id``, ``why``, ``of``: the requested row it is like,
+        ``similarity``, ``content``: digest of the row) and ``decisions``, which drop them.
+
+    Raises:
+        DataError: an id that no training row has; the text names it.
+    """
+    data, request = open_data(arguments), arguments["request"]
+    ids = data.train_ids()
+    asked = arguments["ids"] if arguments["ids"] is not None else ids_where(data, **request["where"])
+    unknown = unknown_ids(data, asked)
+    if unknown and not request["ledger"]:
+        raise DataError([f"request: no training row has the id: {name_rows(unknown)}{_elsewhere(data, unknown)}"])
+    requested = positions_of(data, asked)
+    rules, found = request["near_duplicates"], list[tuple[str, Duplicate]]()
+    searched = []
+    texts = texts_of(data) if len(requested) and rules["text"] is not None else None
+    if texts is not None:
+        searched.append(f"text, cosine of tf-idf weighted character n-grams of at least {rules['text']}")
+        found += [("near-duplicate by text", one) for one in by_text(texts, requested, rules["text"])]
+    if len(requested) and rules["attribution"] is not None:
+        searched.append(f"attribution, cosine of the gradients in the index of at least {rules['attribution']}")
+        store = FactorStore.open(checkout(arguments["index_path"]))
+        found += [
+            ("near-duplicate by attribution", one) for one in by_gradients(store, requested, rules["attribution"])
+        ]
+    rows: dict[int, dict[str, Any]] = {
+        int(row): {"why": "requested", "of": None, "similarity": None} for row in requested
+    }
+    if not rows:
+        return Output({"records": 0, "requested": 0, "unknown": unknown, "searched": [], "digest": data.digest()})
+    for why, one in found:
+        rows.setdefault(one.position, {"why": why, "of": ids[one.of], "similarity": one.similarity})
+    if len(rows) == len(ids):
+        raise DataError([f"request: all {len(ids)} training rows are to be removed; nothing would stay"])
+    kind = data.examples["example_id"].dtype
+    schema: dict[str, Any] = {
+        "position": pl.Int64,
+        "example_id": kind,
+        "why": pl.String,
+        "of": kind,
+        "similarity": pl.Float64,
+    }
+    records = pl.DataFrame(
+        [{"position": row, "example_id": ids[row], **rows[row]} for row in sorted(rows)], schema=schema
+    )
+    records = records.with_columns(content=pl.Series(content_digests(data, records["position"].to_list())))
+    write_parquet_atomic(records, folder / "records.parquet")
+    decisions = dropping(data, records["example_id"])
+    write_parquet_atomic(decisions, folder / "decisions.parquet")
+    values = {
+        "records": len(records),
+        "requested": len(requested),
+        "unknown": unknown,
+        "searched": searched,
+        "digest": data.edited(decisions).digest(),
+    }
+    return Output(values, {"records": "records.parquet", "decisions": "decisions.parquet"})
+
+
+def dropping(data: ExampleData, ids: pl.Series) -> pl.DataFrame:
+    """Decisions that drop the rows called ``ids``, for any kind of data."""
+    label = data.examples["label"].dtype if "label" in data.examples.columns else pl.String
+    nothing = pl.lit(None, dtype=label).alias("suggested_label")
+    return pl.DataFrame({"example_id": ids}).with_columns(pl.lit("drop").alias("decision"), nothing)
+
+
+def ids_where(data: ExampleData, column: str, values: list[Any]) -> list[Any]:
+    """Ids of the training rows that have one of ``values`` in ``column`` of the user's table.
+
+    Raises:
+        DataError: no such column, or a value that no training row has.
+    """
+    problems = column_problems(data.table, [column], "request.where")
+    if problems:
+        raise DataError(problems)
+    rows = (
+        data.examples.head(len(data.table))
+        .select("example_id", "split")
+        .with_columns(cell=data.table[column].cast(pl.String))
+    )
+    train = rows.filter(split="train")
+    missing = sorted({str(value) for value in values} - set(train["cell"].to_list()))
+    if missing:
+        raise DataError(
+            [f"request.where: no training row has {', '.join(map(repr, missing))} in the column {column!r}"]
+        )
+    return train.filter(pl.col("cell").is_in([str(value) for value in values]))["example_id"].to_list()
+
+
+def unknown_ids(data: ExampleData, ids: list[Any]) -> list[str]:
+    """Those of ``ids`` that no training row has."""
+    known = set(map(str, data.train_ids()))
+    return [str(one) for one in ids if str(one) not in known]
+
+
+def positions_of(data: ExampleData, ids: list[Any]) -> np.ndarray:
+    """Positions of the training rows called ``ids``, sorted, int64 [n]; an id that none has is left out."""
+    wanted = set(map(str, ids))
+    return np.array([row for row, one in enumerate(data.train_ids()) if str(one) in wanted], dtype=np.int64)
+
+
+def _elsewhere(data: ExampleData, ids: list[str]) -> str:
+    """How many of the ids are rows of another split."""
+    other = set(map(str, data.examples["example_id"].to_list())) & set(ids)
+    return f" ({len(other)} of them are rows of other splits, which were not trained on)" if other else ""
+
+
+def content_digests(data: ExampleData, positions: list[int]) -> list[str]:
+    """sha256 (hex) of what the user's table says of each of these training rows."""
+    rows = (data.examples["split"] == "train").arg_true().to_list()
+    return [digest_of([str(cell) for cell in data.table.row(rows[position])]) for position in positions]
+
+
+def texts_of(data: ExampleData) -> list[str] | None:
+    """The text of each training row; None where rows are no text."""
+    shown = data.show(0)
+    if shown.text is None:
+        return None
+    return [data.show(row).text or "" for row in range(len(data.train_dataset))]

@@ -1,0 +1,107 @@
+"""Stage unlearn: the model without the records, as a checkpoint of the model's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from torch.utils.data import Dataset
+
+from curation.data import ExampleData
+from curation.data.questions import Questions
+from curation.errors import DataError
+from curation.models.checkpoints import read_checkpoint, write_checkpoint
+from curation.training import TrainOptions
+from curation.unlearning.alignment import by_two_forwards
+from curation.unlearning.module import Refresh
+from curation.unlearning.objectives import build_objective
+from curation.unlearning.rows import Rows
+from curation.unlearning.unlearner import REFERENCE, unlearn
+from flows.environment import threads_default
+from flows.files import write_json
+from flows.stages.common import Arguments, Output, Progress, open_data, trained_model
+from flows.stages.weighing import read_weights, split_rows
+
+RENEW_EVERY = 10
+CHECKPOINT = "unlearned.ckpt"
+
+
+def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
+    """Unlearn the rows in ``records`` from the model in ``checkpoint``, weighed as in ``weights_file``.
+
+    Goes on from the last finished epoch that an interrupted run left in ``folder``.
+
+    Returns:
+        ``values``: ``changed`` and ``tensors`` (how many changed, of how many), ``norm`` of the change, ``seconds``; files
+        ``checkpoint``, and ``course`` (JSON: ``norms`` of each changed tensor, ``curve`` of the losses, ``weights`` at the end).
+    """
+    data, options = open_data(arguments), arguments["unlearn"]
+    forget, retain = split_rows(data, pl.read_parquet(arguments["records"]), options)
+    objective = build_objective(options["objective"], options["options"])
+    model = trained_model(arguments, data, arguments["checkpoint"]).cpu()
+    chosen = TrainOptions(
+        **arguments["train"] | {"max_epochs": options["max_epochs"], "seed": options["seed"]},
+        threads=threads_default(),
+        progress=False,
+    )
+    found = unlearn(
+        model,
+        objective,
+        forget,
+        retain,
+        read_weights(arguments["weights_file"]),
+        chosen,
+        folder,
+        lr=options["lr"],
+        alternative=_alternative(data, forget, options["alternative"]) if objective.needs_alternative else None,
+        refresh=_refresh(arguments["weights"], forget, retain),
+    )
+    # All but the weights is as it was, so that it loads wherever the model did.
+    content = read_checkpoint(arguments["checkpoint"])
+    write_checkpoint(content | {"state_dict": model.state_dict()}, folder / CHECKPOINT)
+    course = {"norms": found.changes.norms, "curve": found.curve, "weights": found.weights.tolist()}
+    write_json(folder / "course.json", course)
+    values = {
+        "changed": found.changes.changed,
+        "tensors": found.changes.tensors,
+        "norm": found.changes.norm,
+        "seconds": found.seconds,
+    }
+    files = {"checkpoint": CHECKPOINT, "course": "course.json"}
+    # model.ckpt is of the module that unlearns, its reference holds log-probabilities of the records.
+    return Output(values, files, spent=("last.ckpt", "model.ckpt", REFERENCE))
+
+
+def _refresh(options: dict[str, Any], forget: Rows, retain: Rows) -> Refresh | None:
+    if options["method"] != "guard-dynamic":
+        return None
+    every = options["refresh_every"] or RENEW_EVERY
+    return Refresh(every, options["temperature"], lambda model: by_two_forwards(model, forget, retain))
+
+
+class _Answered(Dataset[Any]):
+    """The questions of some rows with another answer."""
+
+    def __init__(self, data: Questions, positions: list[int], answer: str) -> None:
+        questions = data.examples.filter(split="train")["question"].gather(positions)
+        self._rows = {row: data.encode(question, answer) for row, question in zip(positions, questions, strict=True)}
+
+    def __getitem__(self, position: int) -> Any:
+        return self._rows[position]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
+def _alternative(data: ExampleData, forget: Rows, answer: str) -> Rows:
+    """The records' questions, answered by ``answer``.
+
+    Raises:
+        DataError: the rows are no questions.
+    """
+    if not isinstance(data, Questions):
+        raise DataError(
+            [f"unlearn.objective: dpo and idk answer questions otherwise; the data holds {data.payload_kind}"]
+        )
+    return Rows(_Answered(data, forget.positions.tolist(), answer), forget.positions, forget.collate, forget.size)

@@ -1,0 +1,86 @@
+"""The requests of the ledger that a run answers, from their claim to their end. A step repeated after a crash changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from curation.errors import DataError, LedgerError
+from curation.unlearning.ledger import Ledger
+from curation.unlearning.requests import Batch
+from flows.errors import ConfigError
+from flows.requests import ledger_of
+from flows.unlearn_schema import RequestSection
+
+
+@dataclass
+class Requests:
+    """A batch of requests, if any waited.
+
+    Attributes:
+        ledger: it is in.
+        dataset: name of the data.
+        batch: as it stands; None: nothing waited.
+        refused: numbers of the requests that named records the data never had.
+    """
+
+    ledger: Ledger
+    dataset: str
+    batch: Batch | None
+    refused: list[int]
+
+    @classmethod
+    def claim(cls, section: RequestSection, workspace: Path) -> Requests:
+        """Claim what waits; after a crash, the batch that was not finished.
+
+        Raises:
+            ConfigError: there is no ledger, or another process works on these requests.
+        """
+        where: str | Path = section.ledger_url or ledger_of(workspace)
+        if isinstance(where, Path) and not where.is_file():
+            raise ConfigError(f"request.ledger: no ledger at {where}; curate requests submit begins one")
+        try:
+            ledger = Ledger(where)
+            return cls(ledger, section.dataset, ledger.drain(section.dataset), [])
+        except LedgerError as error:
+            raise ConfigError(f"request.ledger: {error}") from None
+
+    @property
+    def number(self) -> int | None:
+        """Of the batch."""
+        return self.batch.number if self.batch else None
+
+    @property
+    def ids(self) -> list[str]:
+        """Those asked for, in the clear."""
+        return list(self.batch.ids) if self.batch else []
+
+    def refuse(self, unknown: Sequence[str], tell: Callable[[str], None]) -> list[str]:
+        """Refuse the requests that name a record that the data never had; gives the ids that are left.
+
+        Args:
+            unknown: ids that the data does not have; those that an earlier request removed are no reason to refuse.
+            tell: told of each request refused.
+        """
+        batch = self.batch
+        if batch is None:
+            return []
+        left = set(unknown)
+        for request in batch.requests:
+            missing = [one for one in self.ledger.ids(request.number) if one in left]
+            try:
+                if missing:
+                    self.ledger.resolve(missing, [], self.dataset)
+            except DataError as error:
+                tell(f"request {request.number} is refused: {error}")
+                self.ledger.refuse(request.number, {"why": "names records that the data does not have"})
+                self.refused.append(request.number)
+        self.batch = self.ledger.batch(batch.number)
+        return [one for one in self.ids if one not in left]
+
+    def advance(self, status: str, details: dict[str, Any]) -> None:
+        """Note that the batch has come to a status, unless it had before."""
+        if self.batch is not None and status not in self.batch.details:
+            self.batch = self.ledger.advance(self.batch, status, details)

@@ -1,0 +1,192 @@
+"""The configuration of `curate unlearn`. Every problem that lies between two fields is told, not only the first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, PositiveFloat, model_validator
+
+from flows.schema import Arguments, RecordedConfig, Section
+
+
+class WhereSection(Section):
+    """The records whose value in a column is one of some."""
+
+    column: str | None = Field(
+        default=None, min_length=1, description="A column of the data; empty: records are named otherwise."
+    )
+    values: list[str | int] = Field(default_factory=list, description="Its values in the records to remove.")
+
+
+class DuplicatesSection(Section):
+    """Which rows count as the same record as a requested one, and go with it."""
+
+    text: float | None = Field(
+        default=0.9,
+        gt=0,
+        le=1,
+        description="Least cosine of the character 3- to 5-grams (tf-idf) of two rows' text; empty: not looked at.",
+    )
+    attribution: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Least cosine of two rows' gradients in the index; empty: not looked at.",
+    )
+
+
+class RequestSection(Section):
+    """Which records are to be removed: one of ids, ids_file, where and ledger."""
+
+    ids: list[str | int] = Field(default_factory=list, description="Ids of the records.")
+    ids_file: Path | None = Field(default=None, description="Text file of such ids, one a line.")
+    where: WhereSection = WhereSection()
+    ledger: bool = Field(default=False, description="Take the requests that wait in the ledger, as one batch.")
+    ledger_url: str | None = Field(default=None, description="The ledger's URL; empty: ledger.db in the workspace.")
+    dataset: str = Field(default="default", min_length=1, description="Name of the data in the ledger.")
+    reason: str = Field(default="", description="Why; stands in the summary, so name no record in it.")
+    near_duplicates: DuplicatesSection = DuplicatesSection()
+
+
+class WeightsSection(Section):
+    """How hard each record is pushed out of the model."""
+
+    method: Literal["guard", "guard-dynamic", "uniform", "random"] = Field(
+        default="guard",
+        description="guard spares records that share their gradient with what stays; guard-dynamic weighs them anew while "
+        "it unlearns; random is as uneven as guard, without its reason.",
+    )
+    temperature: float = Field(
+        default=2.0, ge=1, description="Of the weights, in standard deviations of the alignments; higher = more even."
+    )
+    score: Literal["dot", "cosine"] = Field(
+        default="dot", description="Alignment with what stays: the product of the gradients, or its cosine."
+    )
+    way: Literal["auto", "factors", "two_forwards", "forward_mode"] = Field(
+        default="auto",
+        description="How alignments are found: from the index, or by passes over the model; auto: from the index where the "
+        "run has one, else by two forward passes.",
+    )
+    refresh_every: int | None = Field(
+        default=None, ge=1, description="Optimizer steps between two weighings of guard-dynamic; empty: 10."
+    )
+
+    def problems(self) -> list[str]:
+        """What does not go together."""
+        dynamic, found = self.method == "guard-dynamic", []
+        if self.refresh_every is not None and not dynamic:
+            found.append(f"weights.refresh_every: only guard-dynamic weighs again, the method is {self.method}")
+        if dynamic and (self.way == "factors" or self.score == "cosine"):
+            found.append(
+                "weights.way, weights.score: an index is of the model as it was: guard-dynamic needs forward passes and dot"
+            )
+        elif self.score == "cosine" and self.way != "factors":
+            found.append(
+                f"weights.score: cosine needs each record's own gradient: set weights.way to factors, got {self.way}"
+            )
+        return found
+
+
+class UnlearnSection(Section):
+    """How the records are unlearned."""
+
+    objective: Literal["ascent", "bounded_ascent", "difference", "npo", "simnpo", "dpo", "idk", "rmu"] = Field(
+        default="npo", description="The loss of a step."
+    )
+    options: Arguments = Field(
+        default_factory=dict, description="Of the objective: beta, alpha, retain (none, nll, kl), bound, delta, ..."
+    )
+    lr: PositiveFloat = Field(default=5e-4, description="Learning rate of AdamW.")
+    max_epochs: int = Field(default=20, ge=1, description="Passes over the records.")
+    batch_size: int = Field(default=16, ge=1, description="Records in a step, with as many rows that stay.")
+    seed: int = Field(default=0, ge=0, description="Of the order of rows, and of random weights.")
+    retain_rows: int | None = Field(
+        default=None, ge=1, description="Rows that stay a step chooses among, evenly spaced; empty: all."
+    )
+    alternative: str = Field(
+        default="I don't know.",
+        min_length=1,
+        description="The other answer that dpo and idk teach in place of the records'.",
+    )
+
+
+class VerifySection(Section):
+    """What must hold before a model is published; declared before the run."""
+
+    seeds: int = Field(default=3, ge=2, description="Models trained without the records, to compare with.")
+    tolerance: float = Field(
+        default=5.0,
+        gt=0,
+        description="Largest gap of a record's loss to theirs that counts as none, in standard deviations between seeds.",
+    )
+    retain_rows: int = Field(default=64, ge=1, description="Rows that stay that are measured, evenly spaced.")
+    batch_size: int = Field(default=32, ge=1, description="Rows of one forward pass.")
+    quantise: list[Literal[8, 4]] = Field(default=[8, 4], description="Bits of the quantised probes.")
+    relearn_steps: int = Field(default=5, ge=0, description="Steps of the relearning probe; 0: none.")
+    relearn_lr: PositiveFloat = Field(default=1e-3, description="Its learning rate.")
+
+
+class EvidenceSection(Section):
+    """What a third party can check."""
+
+    key: Path | None = Field(
+        default=None, description="Private ed25519 key (PEM) that signs the evidence; empty: unsigned."
+    )
+
+
+class UnlearnConfig(RecordedConfig):
+    """Configuration of `curate unlearn`, the only parameter of its flow."""
+
+    request: RequestSection
+    weights: WeightsSection = WeightsSection()
+    unlearn: UnlearnSection = UnlearnSection()
+    verify: VerifySection = VerifySection()
+    dry_run: bool = Field(default=False, description="Say which records would go and how they weigh; change nothing.")
+    fallback: Literal["none", "retrain"] = Field(
+        default="none",
+        description="What follows when the checks fail: nothing is published, or a model trained without the records is.",
+    )
+    purge: bool = Field(default=False, description="Remove the records from the index and the data, too.")
+    evidence: EvidenceSection = EvidenceSection()
+
+    @property
+    def indexes(self) -> bool:
+        """Whether something in the run is read from an index."""
+        given = self.index.path is not None or self.request.near_duplicates.attribution is not None
+        return given or (self.weights.method == "guard" and self.weights.way == "factors")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        problems = [*_request_problems(self.request), *self.weights.problems()]
+        if self.fallback == "retrain" and self.verify.seeds < 3:
+            problems.append(
+                f"fallback, verify.seeds: of {self.verify.seeds} models one would be published and fewer than two be left "
+                "to compare it with; expected seeds of at least 3"
+            )
+        if self.purge:
+            problems.append("purge: not there yet: run `curate index purge` and edit the data after the run")
+        if self.evidence.key is not None and not self.request.ledger:
+            problems.append("evidence.key: evidence is written for requests of the ledger: set request.ledger to true")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+def _request_problems(request: RequestSection) -> list[str]:
+    """Why it does not say, in one way, which records are meant."""
+    where = request.where
+    given: dict[str, Any] = {
+        "ids": request.ids,
+        "ids_file": request.ids_file,
+        "where": where.column,
+        "ledger": request.ledger,
+    }
+    named, problems = [name for name, value in given.items() if value], []
+    if len(named) != 1:
+        problems.append(f"request: expected one of {', '.join(given)}; got {' and '.join(named) or 'none'}")
+    if (where.column is None) != (not where.values):
+        problems.append("request.where: column and values go together")
+    if request.ledger_url is not None and not request.ledger:
+        problems.append("request.ledger_url: names a ledger that request.ledger does not ask for")
+    return problems

@@ -1,0 +1,110 @@
+"""The stages resolve, weigh and unlearn on a handful of people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from curation.errors import DataError
+from curation.unlearning.duplicates import by_gradients, by_text
+from flows.schema import DataSection
+from flows.stages import indexing, resolving, training, unlearning, weighing
+from flows.stages.common import open_data, trained_model
+from flows.unlearn_schema import UnlearnConfig
+from lorif_core import FactorStore
+
+PERSON = [f"person-00/{fact}" for fact in ("birth_city", "profession")]
+
+
+def arguments(folder: Path, request: dict[str, Any], **sections: Any) -> dict[str, Any]:
+    people = {"n_people": 3, "n_holdout": 1, "vocabulary": 300}
+    config = UnlearnConfig(
+        data=DataSection(class_path="People", init_args=people),
+        model={"init_args": {"width": 16, "heads": 2, "depth": 1}},  # type: ignore[arg-type]
+        train={"max_epochs": 1},  # type: ignore[arg-type]
+        index={"curvature_rank": 8, "projection": "identity", "storage": "dense", "bits": 32},  # type: ignore[arg-type]
+        request=request,  # type: ignore[arg-type]
+        root=folder,
+        **sections,
+    )
+    made = config.model_dump(mode="json")
+    return made | {"ids": config.request.ids or None, "index_path": None, "decisions": None, "index_asked": []}
+
+
+def ignore(what: str, done: int, total: int | None) -> None:
+    """No progress is shown."""
+
+
+def test_ids_and_values_of_a_column_mean_the_same_rows(tmp_path: Path) -> None:
+    by_ids = resolving.run(arguments(tmp_path, {"ids": PERSON}), tmp_path, ignore)
+    assert by_ids.values["records"] == by_ids.values["requested"] == 2 and len(by_ids.values["digest"]) == 64
+    records = pl.read_parquet(tmp_path / "records.parquet")
+    assert sorted(records["example_id"]) == PERSON and set(records["why"]) == {"requested"}
+    where = {"column": "example_id", "values": PERSON}
+    assert resolving.run(arguments(tmp_path, {"where": where}), tmp_path, ignore).values == by_ids.values
+
+
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        ({"ids": ["nobody/x", *PERSON]}, "no training row has the id: .*nobody/x"),
+        ({"ids": ["person-03/award"]}, r"1 of them are rows of other splits"),
+        ({"where": {"column": "town", "values": ["x"]}}, "town"),
+        (
+            {"where": {"column": "fact", "values": ["shoe size"]}},
+            "no training row has 'shoe size' in the column 'fact'",
+        ),
+    ],
+)
+def test_what_is_not_there_is_refused_by_name(request_: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=said):
+        resolving.run(arguments(tmp_path, request_), tmp_path, ignore)
+
+
+def test_all_rows_cannot_go(tmp_path: Path) -> None:
+    request = {"where": {"column": "split", "values": ["train"]}}
+    with pytest.raises(DataError, match="all 21 training rows are to be removed"):
+        resolving.run(arguments(tmp_path, request), tmp_path, ignore)
+
+
+def test_near_duplicates_are_found_with_what_they_are_like() -> None:
+    texts = ["Anna plays the violin.", "the sea is blue", "Anna plays the violin!", "Anna paints"]
+    (one,) = by_text(texts, np.array([0]), 0.7)
+    assert (one.position, one.of) == (2, 0) and 0.7 <= one.similarity < 1
+
+
+def test_a_model_unlearns_and_loads_as_its_own(tmp_path: Path) -> None:
+    job = arguments(
+        tmp_path,
+        {"ids": PERSON},
+        weights={"way": "factors"},
+        unlearn={"objective": "npo", "max_epochs": 2, "batch_size": 2, "options": {"retain": "kl"}},
+    )
+    data = open_data(job)
+    checkpoint = tmp_path / training.run(job, tmp_path, ignore).files["checkpoint"]
+    trained = checkpoint.rename(tmp_path / "trained.ckpt")
+    job |= {"checkpoint": str(trained), "index_path": str(tmp_path / "index")}
+    indexing.run(job, tmp_path, ignore)
+    store = FactorStore.open(tmp_path / "index")
+    assert [(one.position, one.of) for one in by_gradients(store, np.array([0]), -1.0)] == [
+        (r, 0) for r in range(1, 21)
+    ]
+    job["records"] = str(tmp_path / resolving.run(job, tmp_path, ignore).files["records"])
+    weighed = {}
+    for way in ("factors", "two_forwards"):
+        job["weights"]["way"] = way
+        found = weighing.run(job, tmp_path, ignore)
+        assert found.values["way"] == way and 1 <= found.values["effective_size"] <= 2
+        weighed[way] = pl.read_parquet(tmp_path / "weights.parquet")["alignment"].to_numpy()
+    np.testing.assert_allclose(weighed["factors"], weighed["two_forwards"], rtol=0.05)
+    aside = tmp_path / "unlearned"
+    aside.mkdir()
+    done = unlearning.run(job | {"weights_file": str(tmp_path / "weights.parquet")}, aside, ignore)
+    assert 0 < done.values["changed"] <= done.values["tensors"] and done.values["norm"] > 0
+    before, after = (trained_model(job, data, path) for path in (trained, aside / done.files["checkpoint"]))
+    assert type(before) is type(after)
+    assert any((a != b).any() for a, b in zip(before.parameters(), after.parameters(), strict=True))
