@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import subprocess
 import threading
 from pathlib import Path
 
 import torch
 
 from lorif_core import FactorStore, StoreError, verify
-from tests.lorif_core.test_kills import attempt, server  # noqa: F401 - a fixture
+from tests.killing import Server
+from tests.lorif_core.test_kills import server  # noqa: F401 - a fixture
 from tests.lorif_core.test_lasting import NAMES, fitted
 from tests.lorif_core.test_store import network
 
 
 def test_rows_are_those_of_their_ids_whatever_the_writer_does(
-    server: subprocess.Popen[str],  # noqa: F811
+    server: Server,  # noqa: F811
     tmp_path: Path,
 ) -> None:
     whole = fitted(tmp_path / "whole", projection="pca", projection_factor=2)
     losses = dict(zip(whole.store.ids(), whole.store.losses().tolist(), strict=True))
     folder, seen, told = tmp_path / "index", set(), []
-    assert not attempt(server, "fit", folder, None)
+    assert not server.attempt("fit", folder, None)
 
     def write() -> None:
         for step in ("append", "purge", "compact"):
-            assert not attempt(server, step, folder, None)
+            assert not server.attempt(step, folder, None)
 
     writer = threading.Thread(target=write)
     writer.start()
