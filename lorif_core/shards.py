@@ -13,6 +13,7 @@ import weakref
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,17 +103,16 @@ def open_shard(folder: Path, entry: ShardEntry, trust: bool) -> Shard:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         raise StoreError(missing(path)) from None
-    try:
+    with ExitStack() as unless_opened:
+        unless_opened.callback(os.close, descriptor)
         size = os.fstat(descriptor).st_size
         if size != entry.bytes:
             raise StoreError(f"{path}: expected {entry.bytes} bytes, got {size}; rebuild the index")
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
-        tensors = _header(path, descriptor, size)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return Shard(path, entry, descriptor, tensors)
+        shard = Shard(path, entry, descriptor, _header(path, descriptor, size))
+        unless_opened.pop_all()
+    return shard
 
 
 def stream(store: FactorStore) -> Generator[Shard]:

@@ -143,7 +143,7 @@ class Record:
         loss_before: under the model as it was.
         loss_after: under the unlearned model.
         loss_reference: mean over the models that never saw it.
-        z: (loss_after - loss_reference) in standard deviations between seeds; negative = remembered.
+        z: gap of the roots of the losses to the references', in standard deviations between seeds; negative = remembered.
         extraction_before: extraction strength in [0, 1] before.
         extraction_after: and after.
     """
@@ -217,7 +217,7 @@ class Evidence:
         verdict: that of the worst record.
         tier: one of TIERS.
         duplicates_rule: how near-duplicates of the requested records were looked for.
-        tolerance: largest gap to the references that counts as none, in standard deviations between seeds; declared before.
+        tolerance: largest gap to the references that counts as none, in the unit of `Record.z`; declared before.
         data_before: digest of the data's manifest before.
         data_after: and after the records were removed from it.
         hashes: model, tokenizer, adapter; before and after.

@@ -54,7 +54,10 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
 
 
 def _verdicts(found: Assessment, ids: pl.Series) -> pl.DataFrame:
-    """What was found of each record; ``z`` = gap to the references in standard deviations between seeds, negative = remembered."""
+    """What was found of each record.
+
+    ``z`` is the gap of the losses' roots to the references, in standard deviations between seeds; negative = remembered.
+    """
     before, after = found.panels["before"], found.panels["after"]
     references = [panel for name, panel in found.panels.items() if name.startswith("retrained")]
     return pl.DataFrame(

@@ -18,6 +18,7 @@ from curation.unlearning import evidence, evidence_model, signing
 from curation.unlearning.canonical import canonical
 from curation.unlearning.evidence_page import render
 from curation.unlearning.ledger import Ledger
+from curation.unlearning.verification.verdicts import WORST_FIRST
 from lorif_core.atomic import file_digest
 from tests.curation.unlearning.evidence_example import HASH, example, verified
 from tests.curation.unlearning.test_chain import tamper
@@ -218,3 +219,7 @@ def test_whatever_is_put_in_its_place_is_a_problem_not_a_crash(written: tuple[Pa
                 assert kept == other or evidence.verify(path, ledger), name
             holder[name] = kept
         file.write_bytes(good)
+
+
+def test_evidence_and_verification_order_verdicts_alike() -> None:
+    assert tuple(evidence_model.VERDICTS) == WORST_FIRST
