@@ -223,7 +223,7 @@ def _problems(error: ValidationError, file: Path, overrides: Mapping[str, Any], 
         # Inside a field pydantic's own names for the kinds it may be of follow: decide.budget.int.
         key = next((name for name in known if key.startswith(f"{name}.")), key)
         where = f"--{key}" if key in overrides else str(file)
-        subject = f"{where}: {key}" if key not in overrides else where
+        subject = where if key in overrides or not key else f"{where}: {key}"  # no key: of the sections together
         if item["type"] == "extra_forbidden":
             siblings = _section(schema, [str(part) for part in item["loc"][:-1]])
             sentences.append(f"{subject}: unknown key{did_you_mean(str(item['loc'][-1]), siblings)}")
@@ -231,7 +231,7 @@ def _problems(error: ValidationError, file: Path, overrides: Mapping[str, Any], 
             sentences.append(f"{subject}: required, but not given")
         else:
             text = item["msg"].removeprefix("Value error, ")
-            text = f"{subject or where}: {text[0].lower()}{text[1:]}"
+            text = f"{subject}: {text[0].lower()}{text[1:]}"
             got = "" if isinstance(item["input"], dict) else f", got {item['input']!r}"
             again = sentences and sentences[-1].startswith(f"{subject}: ") and sentences[-1].endswith(got)
             if again and sentences[-1] != f"{text}{got}":

@@ -26,6 +26,7 @@ SAID = {
     "verify_failed": "the checks failed, nothing was published",
     "published": "the records are unlearned, the model is published",
 }
+RETRAINED = "the unlearned model failed the checks; one trained again without the records is published"
 
 
 def summarise(
@@ -101,7 +102,7 @@ def closing_table(summary: Mapping[str, Any], console: Console) -> None:
     """Print what became of the records and where everything is; long lines are left whole, so that paths can be copied."""
     console.print()
     before = "" if "checked" not in summary else f"; nothing has changed since {summary['finished']}"
-    said = SAID[summary["status"]]
+    said = RETRAINED if summary["tier"] == "E0" else SAID[summary["status"]]
     console.print(
         f"[bold]{said[0].upper()}{said[1:]}[/] ({summary['status']}{before}).", highlight=False, soft_wrap=True
     )

@@ -214,3 +214,11 @@ def test_a_class_named_on_the_command_line_is_not_taken_for_a_file():
     found, _ = read_overrides(options, CleanConfig)
     assert found["data.class_path"] == "TableData" and found["model.class_path"] == "my.Net"
     assert Path(found["model.checkpoint"]).is_absolute()
+
+
+def test_what_is_wrong_between_sections_is_said_of_the_file(tmp_path: Path) -> None:
+    file = written(tmp_path, "data: {class_path: People}\nrequest: {ids: [a], ids_file: b.txt}")
+    with pytest.raises(ConfigError) as caught:
+        load_config(UnlearnConfig, file)
+    assert f"{file}: request" in str(caught.value)
+    assert ": :" not in str(caught.value)
