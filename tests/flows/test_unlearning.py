@@ -16,10 +16,11 @@ from mlflow import MlflowClient
 
 from curation.unlearning.ledger import Ledger
 from flows.cli import main
+from flows.errors import ConfigError
 from flows.files import digest_file
 from flows.outputs import RunFolder
 from flows.publishing import Place
-from flows.unlearn_evidence import FILES
+from flows.unlearn_evidence import FILES, SALT, check_secrets
 from flows.unlearn_schema import UnlearnConfig
 
 ROOT = Path(__file__).parents[2]
@@ -72,6 +73,16 @@ def test_every_problem_between_two_fields_is_told_at_once() -> None:
     parts = ("got ids and ledger", "column and values go together", "only guard-dynamic", "at least 3")
     for part in (*parts, "no approval is asked for", "MLflow keeps latest, v1"):
         assert part in said
+
+
+def test_a_key_or_salt_that_cannot_be_read_is_told_before_anything_is_computed(tmp_path: Path) -> None:
+    asked = {"data": {"class_path": "People"}, "request": {"ids": ["a"]}, "evidence": {"key": tmp_path / "none.pem"}}
+    config = UnlearnConfig.model_validate(asked | {"workspace": tmp_path})
+    (tmp_path / SALT).write_bytes(b"short")
+    with pytest.raises(ConfigError) as caught:
+        check_secrets(config)
+    first, second = caught.value.problems
+    assert first.startswith("evidence.key: ") and "No such file" in first and "expected 32 bytes, got 5" in second
 
 
 def test_the_help_lists_every_key_and_imports_no_torch() -> None:
