@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from sklearn.feature_extraction.text import HashingVectorizer
 
-from curation.errors import CurationError, DataError
+from curation.errors import DataError
 from curation.selection.similarity import BLOCK_NUMBERS, unit
 
 How = Literal["mean", "max"]
@@ -39,13 +39,10 @@ def bm25(pool: Sequence[str], target: Sequence[str], groups: Sequence[str], how:
         how: over groups.
 
     Raises:
-        CurationError: the package bm25s is not installed.
         DataError: there is nothing to compare.
     """
-    try:
-        import bm25s
-    except ImportError:
-        raise CurationError("the control bm25 needs the package bm25s: pip install 'lorif-curation[select]'") from None
+    import bm25s  # slow to import, and only needed here
+
     places = _places(len(pool), len(target), groups)
 
     def words(texts: Sequence[str]) -> list[list[str]]:
