@@ -95,7 +95,7 @@ def write_evidence(
         collateral=[Collateral(name, None, before, after) for _, name, before, after in found["collateral"]],
         history=[Step(int(at["step"]), at["forget_loss"], at["retain_loss"]) for at in course.get("curve", [])],
         truth_ratios=TruthRatios(**found["truth_ratios"]),
-        caveats=[NOT_PURGED, *run.stages["weigh"].values["warnings"]],
+        caveats=[NOT_PURGED, *(line for name in ("weigh", "unlearn") for line in run.stages[name].values["warnings"])],
     )
     key = signing.private_key(config.evidence.key) if config.evidence.key is not None else None
     return evidence.write(run.folder.path, content, ledger, batch, key)
