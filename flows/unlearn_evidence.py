@@ -129,7 +129,11 @@ def write_evidence(run: UnlearnRun, checked: Checked) -> Path:
         collateral=[Collateral(name, None, before, after) for _, name, before, after in found["collateral"]],
         history=_history(run.stages["unlearn"]),
         truth_ratios=_truth_ratios(run, checked, found),
-        caveats=[NOT_PURGED, *[NOT_PUBLISHED] * (not checked.published), *run.stages["weigh"].values["warnings"]],
+        caveats=[
+            NOT_PURGED,
+            *[NOT_PUBLISHED] * (not checked.published),
+            *(line for name in ("weigh", "unlearn") for line in run.stages[name].values["warnings"]),
+        ],
         published=checked.published,
         rejected=_rejected(run, checked),
         approval=approval.evidence_of(run.folder.path) if config.approval.required else None,

@@ -168,6 +168,8 @@ class UnlearnRun(RecordedRun):
             records=str(records.files["records"]),
             weights_file=str(weights.files["weights"]),
         )
+        for warning in done.values["warnings"]:
+            self.screen.line(f"warning: {warning}")
         self.note_training("unlearn", done, {"data": self.loaded["digest"], **self.config.unlearn.model_dump()})
         self._advance("unlearned", {"model": done.digest, "changed": done.values["changed"]})
         return done
