@@ -65,6 +65,24 @@ def test_every_problem_between_two_fields_is_told_at_once() -> None:
         assert part in said
 
 
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        ({"score": "cosine", "way": "two_forwards"}, "weights.score: cosine needs each record's own gradient"),
+        ({"method": "guard-dynamic", "way": "factors"}, "weights.way: an index is of the model as it was"),
+        ({"method": "guard-dynamic", "score": "cosine", "refresh_every": 5}, None),
+        ({"score": "cosine"}, None),
+    ],
+)
+def test_weights_need_a_way_that_gives_their_score(weights: dict[str, Any], said: str | None) -> None:
+    config = {"data": {"class_path": "People"}, "request": {"ids": ["a"]}, "weights": weights}
+    if said is None:
+        assert UnlearnConfig.model_validate(config).weights.method
+    else:
+        with pytest.raises(ValueError, match=said):
+            UnlearnConfig.model_validate(config)
+
+
 def test_the_help_lists_every_key_and_imports_no_torch() -> None:
     code = (
         "import sys; from flows.cli import main; main(['unlearn', '--help']);"
