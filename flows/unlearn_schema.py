@@ -64,10 +64,11 @@ class WeightsSection(Section):
     score: Literal["dot", "cosine"] = Field(
         default="dot", description="Alignment with what stays: the product of the gradients, or its cosine."
     )
-    way: Literal["auto", "factors", "two_forwards", "forward_mode"] = Field(
+    way: Literal["auto", "factors", "activations", "two_forwards", "forward_mode"] = Field(
         default="auto",
         description="How alignments are found: from the index, or by passes over the model; auto: from the index where the "
-        "run has one, else by two forward passes.",
+        "run has one and the method is guard, else from the gradients of activations, or by two forward passes where a "
+        "layer's gradient is not known.",
     )
     refresh_every: int | None = Field(
         default=None, ge=1, description="Optimizer steps between two weighings of guard-dynamic; empty: 10."
@@ -78,13 +79,12 @@ class WeightsSection(Section):
         dynamic, found = self.method == "guard-dynamic", []
         if self.refresh_every is not None and not dynamic:
             found.append(f"weights.refresh_every: only guard-dynamic weighs again, the method is {self.method}")
-        if dynamic and (self.way == "factors" or self.score == "cosine"):
+        if dynamic and self.way == "factors":
+            found.append("weights.way: an index is of the model as it was: guard-dynamic needs passes over the model")
+        if self.score == "cosine" and self.way in ("two_forwards", "forward_mode"):
             found.append(
-                "weights.way, weights.score: an index is of the model as it was: guard-dynamic needs forward passes and dot"
-            )
-        elif self.score == "cosine" and self.way != "factors":
-            found.append(
-                f"weights.score: cosine needs each record's own gradient: set weights.way to factors, got {self.way}"
+                "weights.score: cosine needs each record's own gradient: set weights.way to auto, activations or factors, "
+                f"got {self.way}"
             )
         return found
 

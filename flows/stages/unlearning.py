@@ -15,13 +15,13 @@ from curation.data.questions import Questions
 from curation.errors import DataError
 from curation.models.checkpoints import read_checkpoint, write_checkpoint
 from curation.training import TrainOptions
-from curation.unlearning.alignment import by_two_forwards
 from curation.unlearning.changes import Changes
 from curation.unlearning.module import Refresh
 from curation.unlearning.newton_head import NEWTON, NewtonOptions, unlearn_head
 from curation.unlearning.objectives import build_objective, with_options
 from curation.unlearning.rows import Rows
 from curation.unlearning.unlearner import REFERENCE, unlearn
+from curation.unlearning.ways import Aligner
 from flows.environment import threads_default
 from flows.files import write_json
 from flows.stages.common import Arguments, Output, Progress, open_data, trained_model
@@ -99,7 +99,8 @@ def _refresh(options: dict[str, Any], forget: Rows, retain: Rows) -> Refresh | N
     if options["method"] != "guard-dynamic":
         return None
     every = options["refresh_every"] or RENEW_EVERY
-    return Refresh(every, options["temperature"], lambda model: by_two_forwards(model, forget, retain))
+    aligner = Aligner(forget, retain, options["way"], cosine=options["score"] == "cosine")
+    return Refresh(every, options["temperature"], aligner)
 
 
 class _Answered(Dataset[Any]):

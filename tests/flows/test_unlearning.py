@@ -98,6 +98,24 @@ def test_what_a_newton_step_has_no_use_for_is_told() -> None:
     assert "set it to uniform, got guard" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        ({"score": "cosine", "way": "two_forwards"}, "weights.score: cosine needs each record's own gradient"),
+        ({"method": "guard-dynamic", "way": "factors"}, "weights.way: an index is of the model as it was"),
+        ({"method": "guard-dynamic", "score": "cosine", "refresh_every": 5}, None),
+        ({"score": "cosine"}, None),
+    ],
+)
+def test_weights_need_a_way_that_gives_their_score(weights: dict[str, Any], said: str | None) -> None:
+    config = {"data": {"class_path": "People"}, "request": {"ids": ["a"]}, "weights": weights}
+    if said is None:
+        assert UnlearnConfig.model_validate(config).weights.method
+    else:
+        with pytest.raises(ValueError, match=said):
+            UnlearnConfig.model_validate(config)
+
+
 def test_the_help_lists_every_key_and_imports_no_torch() -> None:
     code = (
         "import sys; from flows.cli import main; main(['unlearn', '--help']);"

@@ -96,12 +96,13 @@ def test_a_model_unlearns_and_loads_as_its_own(tmp_path: Path) -> None:
     ]
     job["records"] = str(tmp_path / resolving.run(job, tmp_path, ignore).files["records"])
     weighed = {}
-    for way in ("factors", "two_forwards"):
+    for way in ("two_forwards", "activations", "factors"):
         job["weights"]["way"] = way
         found = weighing.run(job, tmp_path, ignore)
         assert found.values["way"] == way and 1 <= found.values["effective_size"] <= 2
         weighed[way] = pl.read_parquet(tmp_path / "weights.parquet")["alignment"].to_numpy()
-    np.testing.assert_allclose(weighed["factors"], weighed["two_forwards"], rtol=0.05)
+    for way in ("activations", "two_forwards"):
+        np.testing.assert_allclose(weighed["factors"], weighed[way], rtol=0.05)
     aside = tmp_path / "unlearned"
     aside.mkdir()
     done = unlearning.run(job | {"weights_file": str(tmp_path / "weights.parquet")}, aside, ignore)
