@@ -155,7 +155,9 @@ def stream_scores(
         where: a tensor of the device and precision to compute on and in.
     """
     planned = _plan(store, layers, queries, inverses, where)
-    size = max((layer.kernel.memory for layer in planned if layer.kernel is not None), default=0)
+    compiled = [layer.kernel for layer in planned if layer.kernel is not None]
+    size = max((kernel.memory for kernel in compiled), default=0)
+    together = max((kernel.rows for kernel in compiled), default=1)
     with workers(where.device) as pool, closing(stream(store)) as shards:
 
         def jobs() -> Iterator[tuple[Shard, int, int]]:
@@ -165,7 +167,8 @@ def stream_scores(
 
         def score(job: tuple[Shard, int, int]) -> tuple[int, Tensor]:
             shard, start, stop = job
-            total = where.new_zeros(len(queries), stop - start)
+            rows = stop - start
+            total = where.new_zeros(len(queries), -(-rows // together) * together)[:, :rows]
             memory = torch.empty(size, dtype=torch.uint8)
             for layer in planned:
                 layer.add_scores(shard, start, total, memory)
