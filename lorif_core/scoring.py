@@ -108,8 +108,16 @@ class _Layer:
     def add_scores(self, window: Window, total: Tensor, memory: Tensor) -> None:
         """Add the products of a window's rows to `total` [Q, n]."""
         if self.kernel is not None:
-            shard, start = window.whole(self.kernel.tensors)
-            self.kernel.add_scores(shard, start, total, memory)
+            parts = list(window.parts(window.start, window.stop))
+            for shard, begin, end in parts:
+                first = shard.entry.start + begin - window.start
+                scores = total[:, first : first + end - begin]
+                if len(parts) == 1:
+                    self.kernel.add_scores(shard, begin, scores, memory)
+                else:  # behind a part's scores lie the next one's: no room
+                    room = scores.new_zeros(len(scores), end - begin + self.kernel.rows)[:, : end - begin]
+                    self.kernel.add_scores(shard, begin, room.copy_(scores), memory)
+                    scores.copy_(room)
             return
         for block in window.blocks(self.entry, self.rows, self.bits):
             first = block.start - window.start
