@@ -56,6 +56,8 @@ def _steps(run: UnlearnRun) -> dict[str, Any]:
     references = step("references", run.references)(records)
     checked = step("verify", run.verify)(model, unlearned, references, records)
     summary = step("publish", run.publish)(model, unlearned, references, records, checked)
+    if run.purging is not None:
+        summary = step("purge", run.purge)()
     step("show", show)(summary)
     return summary
 

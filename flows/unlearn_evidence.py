@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 NOT_PURGED = "The records were removed from the model only: neither from the data nor from an index of it."
 
 
-def write_evidence(
+def evidence_of(
     run: UnlearnRun,
     requests: Requests,
     model: Finished,
@@ -46,8 +46,8 @@ def write_evidence(
     records: Finished,
     checked: Finished,
     tier: str,
-) -> Path:
-    """Write ``evidence.json`` and its seal into the run's folder and note it in the ledger; called before publishing.
+) -> Evidence:
+    """What the evidence says.
 
     Args:
         run: whose evidence it is.
@@ -59,16 +59,14 @@ def write_evidence(
         checked: of the stage verify, about ``published``.
         tier: how strong it is.
     """
-    config, ledger, batch = run.config, requests.ledger, requests.batch
-    if batch is None:
-        raise RuntimeError("evidence is of a batch of the ledger; nothing waited")
+    config, ledger, batch = run.config, requests.ledger, _open(requests)
     found = json.loads(checked.files["assessment"].read_text(encoding="utf-8"))
     # An exact retraining has no course of its own.
     course = json.loads(published.files["course"].read_text(encoding="utf-8")) if "course" in published.files else {}
     entries = _records(requests, batch, records, checked)
     unlearned = "course" in published.files
     weights, options = config.weights.model_dump(mode="json"), config.unlearn.model_dump(mode="json")
-    content = Evidence(
+    return Evidence(
         title=config.name,
         time=[event.time for event in ledger.events(batch.status) if event.batch == batch.number][-1],
         verdict=worst([entry.verdict for entry in entries]),
@@ -95,10 +93,20 @@ def write_evidence(
         collateral=[Collateral(name, None, before, after) for _, name, before, after in found["collateral"]],
         history=[Step(int(at["step"]), at["forget_loss"], at["retain_loss"]) for at in course.get("curve", [])],
         truth_ratios=TruthRatios(**found["truth_ratios"]),
-        caveats=[NOT_PURGED, *run.stages["weigh"].values["warnings"]],
+        caveats=[*[NOT_PURGED] * (not config.purge), *run.stages["weigh"].values["warnings"]],
     )
-    key = signing.private_key(config.evidence.key) if config.evidence.key is not None else None
-    return evidence.write(run.folder.path, content, ledger, batch, key)
+
+
+def write_evidence(run: UnlearnRun, requests: Requests, content: Evidence) -> Path:
+    """Write ``evidence.json`` and its seal into the run's folder and note it in the ledger; called before publishing."""
+    key = signing.private_key(run.config.evidence.key) if run.config.evidence.key is not None else None
+    return evidence.write(run.folder.path, content, requests.ledger, _open(requests), key)
+
+
+def _open(requests: Requests) -> Batch:
+    if requests.batch is None:
+        raise RuntimeError("evidence is of a batch of the ledger; nothing waited")
+    return requests.batch
 
 
 def _records(requests: Requests, batch: Batch, records: Finished, checked: Finished) -> list[Record]:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.files import copy_atomic
 from flows.modelling import checkpoint_of, index_of
-from flows.recorded import RecordedRun
+from flows.outputs import RunFolder
+from flows.recorded import RecordedRun, recording
 from flows.requests import read_ids
 from flows.runner import Finished
 from flows.unlearn_requests import Requests
 from flows.unlearn_schema import UnlearnConfig
 from flows.unlearn_summary import summarise
+
+if TYPE_CHECKING:
+    from flows.purge_journal import Journal
 
 MODEL = "model.ckpt"
 EXACT = "E0"
@@ -28,15 +32,17 @@ class UnlearnRun(RecordedRun):
     Attributes:
         requests: the batch of the ledger that this run answers; None where the configuration names the records.
         ids: those asked for; None where a column's value names the records.
+        purging: how the run is finished once the model is published and the records are to be purged.
     """
 
     job = "unlearn"
     # They name the records, and MLflow would keep them for good.
-    secret = frozenset({"request", "records.parquet", "weights.parquet", "verdicts.parquet"})
+    secret = frozenset({"request", "records.parquet", "weights.parquet", "verdicts.parquet", "retained.parquet"})
     config: UnlearnConfig
 
     requests: Requests | None = None
     ids: list[str] | None = None
+    purging: Journal | None = None
     _published: str | None = None  # title of the training that is published
 
     def flow(self) -> Callable[[Any, Callable[[], None]], dict[str, Any]]:
@@ -46,14 +52,13 @@ class UnlearnRun(RecordedRun):
         return unlearn_prepared
 
     def check(self) -> None:
-        """Read the ids, or claim what waits in the ledger.
+        """Read the ids, those that were claimed or the user's own.
 
         Raises:
-            ConfigError: there is no such file or ledger, or another process works on its requests.
+            ConfigError: there is no such file.
         """
         request = self.config.request
-        if request.ledger:
-            self.requests = Requests.claim(request, self.config.workspace)
+        if self.requests is not None:
             self.ids = self.requests.ids
         elif request.ids_file is not None:
             self.ids = read_ids(request.ids_file, "request.ids_file")
@@ -61,10 +66,18 @@ class UnlearnRun(RecordedRun):
             self.ids = [str(one) for one in request.ids]
 
     def prepare(self) -> None:
-        """As of every run; what a former run has done and not told the ledger any more is told it now."""
+        """As of every run; what a former run has left to do, a purge or word to the ledger, is done now.
+
+        Raises:
+            ConfigError: there is no such ledger, or another process works on its requests.
+        """
+        if self.config.request.ledger:
+            self.requests = Requests.claim(self.config.request, self.config.workspace)
+            if self.requests.number is not None and self._goes_on(self.requests.number):
+                return
         super().prepare()
         if self.unchanged is not None:
-            self._close(self.unchanged)
+            self.close(self.unchanged)
 
     def identity(self) -> dict[str, Any]:
         """As of every run, and which records it is about."""
@@ -184,10 +197,25 @@ class UnlearnRun(RecordedRun):
         copy_atomic(Path(checkpoint_of(chosen)), self.folder.path / MODEL)
         evidence = None
         if self.requests is not None:
-            from flows.unlearn_evidence import write_evidence
+            from flows.unlearn_evidence import evidence_of, write_evidence
 
-            evidence = write_evidence(self, self.requests, model, chosen, others, records, checked, tier)
+            content = evidence_of(self, self.requests, model, chosen, others, records, checked, tier)
+            if self.config.purge:
+                from flows import purging
+
+                knowing = [model, *[unlearned] * (tier == EXACT)]
+                self.purging = purging.begin(self, knowing, records, checked, tier, content)
+                return self.purging.summary
+            evidence = write_evidence(self, self.requests, content)
         return self.finish("published", records, checked, tier, evidence)
+
+    def purge(self) -> dict[str, Any]:
+        """Remove what is left of the records, write the evidence and close the run; goes on where it was interrupted."""
+        from flows import purging
+
+        if self.purging is None:
+            raise RuntimeError("nothing was published that a purge follows")
+        return purging.finish(self, self.purging)
 
     def finish(
         self,
@@ -200,23 +228,36 @@ class UnlearnRun(RecordedRun):
         """Put the results into the output folder and close the run; returns the summary."""
         if status == "no_action" and self.requests is not None and self.requests.refused:
             status = "rejected"
-        target, done = self.folder.path, self.stages
-        results = [MODEL] * (status == "published")
-        for stage, name in (("resolve", "records"), ("weigh", "weights")):
-            if records is not None and stage in done:
-                copy_atomic(done[stage].files[name], target / f"{name}.parquet")
-                results.append(f"{name}.parquet")
-        if checked is not None:
-            copy_atomic(checked.files["assessment"], target / "assessment.json")
-            copy_atomic(checked.files["verdicts"], target / "verdicts.parquet")
-            results += ["assessment.json", "verdicts.parquet"]
+        results = [MODEL] * (status == "published") + self.put(records, checked, copy_atomic)
         if evidence is not None:
             results += [evidence.name, f"{evidence.stem}.seal.json"]
-        summary = summarise(
+        summary = self.summary(status, results, checked, tier)
+        self.end(summary, results, {})
+        self.close(summary)
+        return summary
+
+    def put(
+        self, records: Finished | None, checked: Finished | None, copy: Callable[[Path, Path], object]
+    ) -> list[str]:
+        """Put what was found of the records into the output folder; gives the names of the files."""
+        files = {}
+        for stage, name in (("resolve", "records"), ("weigh", "weights")):
+            if records is not None and stage in self.stages:
+                files[f"{name}.parquet"] = self.stages[stage].files[name]
+        if checked is not None:
+            copy_atomic(checked.files["assessment"], self.folder.path / "assessment.json")
+            files["verdicts.parquet"] = checked.files["verdicts"]
+        for name, source in files.items():
+            copy(source, self.folder.path / name)
+        return [*files, *["assessment.json"] * (checked is not None)]
+
+    def summary(self, status: str, results: list[str], checked: Finished | None, tier: str | None) -> dict[str, Any]:
+        """The summary of a run that ends so."""
+        return summarise(
             self.config,
-            done,
+            self.stages,
             status=status,
-            folder=target,
+            folder=self.folder.path,
             results=results,
             checked=checked.values if checked else {},
             tier=tier,
@@ -226,9 +267,29 @@ class UnlearnRun(RecordedRun):
             total_seconds=time.monotonic() - self.began,
             digests={"run": self.folder.digest, "data": self.loaded["digest"], "code": self.code},
         )
-        self.end(summary, results, {})
-        self._close(summary)
-        return summary
+
+    def _goes_on(self, batch: int) -> bool:
+        """Whether a former run had begun to purge the records of the batch; then it is finished."""
+        from flows.purge_journal import Journal
+
+        self.purging = journal = Journal.of(self.config.workspace, batch)
+        if journal is None:
+            return False
+        self._folder = RunFolder(Path(journal.folder), journal.digest, "output_dir")
+        self._folder.take()
+        with recording():
+            self.tracker.start(self.config.name, {}, resume=self._folder.mlflow_run_id)
+        self._published, run = journal.published
+        self.runs = {self._published: run}
+        self.screen.line(f"going on with the purge of batch {batch}, which was interrupted")
+        self.unchanged = self.purge()
+        return True
+
+    def published_as(self) -> list[str]:
+        """Title and MLflow run of the training that is published."""
+        if self._published is None:
+            raise RuntimeError("nothing was published")
+        return [self._published, self.runs[self._published]]
 
     def registers(self) -> str | None:
         """The model that was published."""
@@ -244,7 +305,7 @@ class UnlearnRun(RecordedRun):
         }
         return self.run("resolve", inputs, ids=self.ids, index_path=index_of(index) if index else None)
 
-    def _close(self, summary: Mapping[str, Any]) -> None:
+    def close(self, summary: Mapping[str, Any]) -> None:
         """Bring the requests to their end, last of all: a run that was killed before it finds its batch again."""
         status = summary["status"]
         details = {"verdict": summary["verdict"]} if summary["verdict"] is not None else {}

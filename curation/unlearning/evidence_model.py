@@ -232,6 +232,7 @@ class Evidence:
         truth_ratios: their distributions.
         approval: who approved what and when, as noted; None = none was asked for.
         caveats: what is particular to this run, in sentences.
+        purge: what was removed beside the model, and what a search through all files then found; None = none was asked for.
     """
 
     title: str
@@ -254,6 +255,7 @@ class Evidence:
     truth_ratios: TruthRatios = TruthRatios()
     approval: Mapping[str, Any] | None = None
     caveats: Sequence[str] = ()
+    purge: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself.

@@ -13,6 +13,8 @@ import polars as pl
 import pytest
 from mlflow import MlflowClient
 
+from curation.unlearning.searching import Search
+from curation.unlearning.traces import Traces
 from flows.cli import main
 from flows.unlearn_schema import UnlearnConfig
 
@@ -110,18 +112,39 @@ def test_a_failed_check_publishes_nothing_or_what_never_saw_the_records(
     assert Path(published["files"]["model"]).read_bytes() == reference.read_bytes()
 
 
-def test_requests_of_the_ledger_end_with_evidence(
+def test_requests_of_the_ledger_end_with_a_purge_and_evidence(
     curate: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place = ("--workspace", str(tmp_path / "ws"))
+    workspace, place = tmp_path / "ws", ("--workspace", str(tmp_path / "ws"))
     for name, ids in (("known", "person-00/award\nperson-01/book"), ("unknown", "person-00/book\nnobody")):
         (tmp_path / name).write_text(ids)
         assert main(["requests", "submit", "--ids", str(tmp_path / name), "--reason", "asked to", *place]) == 0
     ledger = ("--request.ledger", "true", "--request.where.column", "null", "--request.where.values", "[]")
-    assert curate(*ledger, "--fallback", "retrain") == 0
+    purge = (*ledger, "--fallback", "retrain", "--purge", "true", "--weights.way", "factors")
+    stray = workspace / "stages" / "query-0123456789abcdef"  # of another run; its lock cannot be removed
+    stray.mkdir(parents=True)
+    (stray / "log.txt").write_text("looked at person-00/award")
+    stray.with_suffix(".lock").mkdir()
+    assert curate(*purge) == 1
+    assert "request 2 is refused" in capsys.readouterr().err
+    (trace,) = (workspace / "stages").glob("trace-*")
+    search = Search(Traces.load(trace))
+    assert not list((workspace / "stages").glob("train-*")), "it had begun"
+    (journal,) = (workspace / "purge").iterdir()
+    assert not search.file(journal)
+    stray.with_suffix(".lock").rmdir()
+    assert curate(*purge) == 0  # goes on, without training again
+    assert "going on with the purge of batch 1" in capsys.readouterr().err
     (published,) = summaries(tmp_path)
     assert published["status"] == "published" and published["n_records"] == 2 and published["batch"] == 1
-    assert "request 2 is refused" in capsys.readouterr().err
+    assert published["purge"]["left"] == [] and published["purge"]["files_searched"] > 10
+    found = search.folder(workspace)  # the ledger, Prefect's log and all databases too
+    assert not found.where and found.files > 10 and not list((workspace / "purge").iterdir())
+    assert json.loads(Path(published["evidence"]).read_text())["purge"] == published["purge"]
     assert main(["requests", "verify-evidence", published["evidence"], *place]) == 0
-    assert curate(*ledger, "--fallback", "retrain") == 0  # nothing waits any more
-    assert summaries(tmp_path)[-1]["status"] == "no_action"
+    assert curate(*purge) == 0  # nothing waits any more, and the records do not come back from the data
+    assert "2 rows of the data were purged before" in capsys.readouterr().err
+    last = summaries(tmp_path)[-1]
+    assert last["status"] == "no_action" and last["n_examples"] == published["n_examples"] - 2
+    retained = pl.read_parquet(published["files"]["retained"])
+    assert not search.rows(retained).any() and len(retained.filter(split="train")) == last["n_examples"]

@@ -1,0 +1,166 @@
+"""The purge that ends a run of unlearn: what is left of the records goes, and then only the evidence says what there was.
+
+The order makes it safe to be killed at any moment. First everything that the end of the run needs, without an id in the
+clear, goes into a journal in the workspace; from then on the next run finds the same batch open and goes on from there. Then
+the rows go on the list of those that stay out (`curation.unlearning.exclusions`), out of an index of the user's, and out of
+the workspace (`flows.sweeping`). The evidence holds what a search through all files came to after that. Last of all what was
+searched for is removed, and the ledger closes the requests and forgets their ids.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+from pydantic import TypeAdapter
+
+from curation.examples import write_parquet_atomic
+from curation.unlearning import evidence, exclusions
+from curation.unlearning.evidence_model import Evidence
+from curation.unlearning.ledger import Ledger
+from curation.unlearning.searching import Search
+from curation.unlearning.traces import Traces
+from flows import workspace
+from flows.files import copy_atomic, digest_file, read_json
+from flows.folder import MANIFEST
+from flows.index_jobs import store_errors
+from flows.modelling import PURGED, checkpoint_of, index_of
+from flows.purge_journal import FOLDER, Journal
+from flows.requests import ledger_of
+from flows.runner import Finished
+from flows.sweeping import sweep
+from flows.unlearn_evidence import write_evidence
+
+if TYPE_CHECKING:
+    from flows.unlearning import UnlearnRun
+
+MODEL = "model.ckpt"
+RETAINED = "retained.parquet"
+GIVEN = (
+    "The file that the data was read from was not changed. Jobs in this workspace leave the records out, by a list of salted "
+    f"hashes of their content; {RETAINED} holds the rows that stay."
+)
+MODEL_KEPT = "The model as it was, which knows the records, was named by the user and lies where it was."
+REGISTERED = "A version registered in MLflow of a model that knows the records was kept, for going back to it."
+ELSEWHERE = (
+    "MLflow keeps its files outside of the workspace, where nothing was removed: the model as it was may be there."
+)
+LEFT = "The search found traces of the records in {}, which a purge does not change."
+
+
+def begin(
+    run: UnlearnRun, models: list[Finished], records: Finished, checked: Finished, tier: str, said: Evidence
+) -> Journal:
+    """Put the results into the output folder, no record named in them, and write down how the run goes on from there.
+
+    Args:
+        run: whose model is published.
+        models: those that know the records, the one as it was first.
+        records: of the stage resolve.
+        checked: of the stage verify, about the model that is published.
+        tier: how strong the evidence is.
+        said: the evidence, but for what the purge comes to.
+    """
+    requests, config, index = run.requests, run.config, run.stages.get("index")
+    if requests is None or requests.number is None:
+        raise RuntimeError("only requests of the ledger are purged")
+    trace = run.run(
+        "trace",
+        {"records": records.digest, "index": index.digest if index else None},
+        records=str(records.files["records"]),
+        decisions=str(records.files["decisions"]),
+        index_path=index_of(index) if index else None,
+    )
+    copy_atomic(trace.files["retained"], run.folder.path / RETAINED)
+    ledger, dataset = requests.ledger, requests.dataset
+    results = [MODEL, *run.put(records, checked, lambda source, target: salted(source, target, ledger, dataset))]
+    results += [RETAINED, evidence.NAME, evidence.seal_path(Path(evidence.NAME)).name]
+    return Journal(
+        batch=requests.number,
+        folder=str(run.folder.path),
+        digest=run.folder.digest,
+        stages=sorted(stage.folder.name for stage in run.stages.values() if stage.folder.parent.name == "stages"),
+        trace=str(trace.folder),
+        data=run.loaded["digest"],
+        index=None if config.index.path is None else str(config.index.path),
+        models=[digest_file(Path(checkpoint_of(model))) for model in models],
+        keep=[] if config.model.checkpoint is None else [str(config.model.checkpoint)],
+        published=run.published_as(),
+        summary=run.summary("published", results, checked, tier),
+        results=results,
+        evidence=asdict(said),
+        done={},
+    ).write(config.workspace)
+
+
+def salted(source: Path, target: Path, ledger: Ledger, dataset: str) -> None:
+    """Copy a table about records with the ledger's salted hashes in place of their ids and contents."""
+    frame = pl.read_parquet(source)
+    ids = {"example_id": "record", "of": "of"}
+
+    def hashed(name: str, *kind: str) -> pl.Series:
+        cells = frame[name].to_list()
+        texts = [None if cell is None else ledger.salted(*kind, dataset, str(cell)) for cell in cells]
+        return pl.Series(name, texts, dtype=pl.String)
+
+    changed = [hashed(name, "id") for name in ids if name in frame.columns]
+    changed += [hashed("content", "content")] if "content" in frame.columns else []
+    frame = frame.with_columns(changed).drop("position", strict=False).rename(ids, strict=False)
+    write_parquet_atomic(frame, target)
+
+
+def finish(run: UnlearnRun, journal: Journal) -> dict[str, Any]:
+    """Purge, write the evidence and close the run, from wherever that was interrupted; gives the summary."""
+    if run.requests is None:
+        raise RuntimeError("only requests of the ledger are purged")
+    journal = _carry_out(run, journal)
+    write_evidence(run, run.requests, TypeAdapter(Evidence).validate_python(journal.evidence))
+    summary = journal.summary | {"purge": journal.done}
+    run.end(summary, journal.results, {})
+    workspace.remove_stage(Path(journal.trace))  # what was searched for, in the clear
+    run.close(summary)
+    journal.remove(run.config.workspace)
+    return summary
+
+
+def _carry_out(run: UnlearnRun, journal: Journal) -> Journal:
+    """Remove what is left of the records, wherever the purge was interrupted; says in the journal what it came to."""
+    if journal.done:
+        return journal
+    home, trace = run.config.workspace, Path(journal.trace)
+    said = (read_json(trace / MANIFEST) or {})["values"]
+    run.screen.begin("purge")
+    with workspace.alone(run.held, run.screen.line):
+        exclusions.exclude(home / PURGED, f"batch {journal.batch}", said["contents"])
+        removed = 0 if journal.index is None else _from_index(journal.index, said["ids"], run)
+        registered = run.tracker.registered()
+        models = [path for path in home.rglob("*.ckpt") if any(place in path.parents for place in registered)]
+        known = [path for path in models if digest_file(path) in journal.models]
+        ledger = ledger_of(home)  # it forgets the ids when it closes the requests
+        swept = sweep(
+            home,
+            Search(Traces.load(trace)),
+            stages=journal.stages,
+            data=journal.data,
+            models=journal.models,
+            keep={*map(Path, journal.keep), *known, *(Path(journal.folder, name) for name in journal.results)},
+            skip={trace, home / FOLDER, *(ledger.with_name(f"{ledger.name}{end}") for end in ("", "-wal", "-shm"))},
+        )
+    run.screen.end("done")
+    caveats = [GIVEN]
+    caveats += [MODEL_KEPT] * bool(journal.keep) + [REGISTERED] * bool(known)
+    caveats += [ELSEWHERE] * (not run.tracker.inside(home))
+    caveats += [LEFT.format(", ".join(swept.left))] * bool(swept.left)
+    done = {"index_rows": removed, **vars(swept)}
+    evidence = journal.evidence | {"caveats": [*journal.evidence["caveats"], *caveats], "purge": done}
+    return replace(journal, done=done, evidence=evidence).write(home)
+
+
+def _from_index(path: str, ids: list[Any], run: UnlearnRun) -> int:
+    """Remove the rows of the records from an index of the user's; how many rows it had of them."""
+    import lorif_core
+
+    with store_errors():
+        return lorif_core.purge(path, ids, progress=run.screen.progress).rows
