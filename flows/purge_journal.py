@@ -26,6 +26,7 @@ class Journal:
         index: path of an index of the user's.
         models: sha256 of the checkpoints that know the records.
         keep: the checkpoints among them that stay all the same.
+        learnt: whether the model's tokenizer was learnt from the data.
         published: title and MLflow run of the training that is published.
         summary: so far.
         results: files in ``folder`` besides the summary.
@@ -42,6 +43,7 @@ class Journal:
     index: str | None
     models: list[str]
     keep: list[str]
+    learnt: bool
     published: list[str]
     summary: dict[str, Any]
     results: list[str]

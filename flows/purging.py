@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from pydantic import TypeAdapter
 
+from curation.data.text_tokens import TRAINED
 from curation.examples import write_parquet_atomic
 from curation.unlearning import evidence, exclusions
 from curation.unlearning.evidence_model import Evidence
@@ -46,6 +47,10 @@ MODEL_KEPT = "The model as it was, which knows the records, was named by the use
 REGISTERED = "A version registered in MLflow of a model that knows the records was kept, for going back to it."
 ELSEWHERE = (
     "MLflow keeps its files outside of the workspace, where nothing was removed: the model as it was may be there."
+)
+VOCABULARY = (
+    "The model's tokenizer was learnt from the data with the records, and is learnt from it again wherever the model is used: "
+    "it is kept in no file here."
 )
 LEFT = "The search found traces of the records in {}, which a purge does not change."
 
@@ -87,6 +92,7 @@ def begin(
         index=None if config.index.path is None else str(config.index.path),
         models=[digest_file(Path(checkpoint_of(model))) for model in models],
         keep=[] if config.model.checkpoint is None else [str(config.model.checkpoint)],
+        learnt=run.loaded["kind"] == "questions" and config.data.init_args.get("tokenizer", TRAINED) == TRAINED,
         published=run.published_as(),
         summary=run.summary("published", results, checked, tier),
         results=results,
@@ -151,6 +157,7 @@ def _carry_out(run: UnlearnRun, journal: Journal) -> Journal:
     run.screen.end("done")
     caveats = [GIVEN]
     caveats += [MODEL_KEPT] * bool(journal.keep) + [REGISTERED] * bool(known)
+    caveats += [VOCABULARY] * journal.learnt
     caveats += [ELSEWHERE] * (not run.tracker.inside(home))
     caveats += [LEFT.format(", ".join(swept.left))] * bool(swept.left)
     done = {"index_rows": removed, **vars(swept)}

@@ -22,7 +22,8 @@ def unlearn(config: UnlearnConfig) -> dict[str, Any]:
     with Screen() as screen, UnlearnRun(config, screen) as run:
         step("load", run.prepare)()
         if run.unchanged is not None:
-            screen.line("unchanged: request, data, configuration and model are as they were; nothing to do")
+            if "checked" in run.unchanged:  # else it was a purge that had to be finished
+                screen.line("unchanged: request, data, configuration and model are as they were; nothing to do")
             return run.unchanged
         return _steps(run)
 

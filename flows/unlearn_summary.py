@@ -120,7 +120,7 @@ def closing_table(summary: Mapping[str, Any], console: Console) -> None:
         lines.append(("Verdict", f"{summary['verdict']}: {VERDICTS[summary['verdict']]}"))
     if summary["tier"] is not None:
         lines.append(("Tier", f"{summary['tier']}, {TIERS[summary['tier']]}"))
-    if summary["purge"] is not None:
+    if summary.get("purge") is not None:
         lines.append(("Purge", _purged(summary["purge"])))
     lines += [(name.capitalize(), path) for name, path in summary["files"].items()]
     lines.append(("MLflow page", summary["mlflow_command"]))

@@ -27,6 +27,10 @@ PIECE = 40
 """Characters of a part by which an excerpt of a long text is known."""
 LEAST_BYTES, LEAST_DISTINCT = 16, 8
 """Bytes of numbers, and different ones among them, from which on it is no chance to find them in a file."""
+MOST_BYTES = 64
+"""Bytes of a row of numbers that are looked for; the whole would take memory for nothing."""
+TENSORS = 4
+"""Tensors of an index in which a row is looked for: wherever the row is, all of them are."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,7 @@ def _only(texts: pl.Series, others: list[pl.Series]) -> set[str]:
 
 
 def _numbers(kind: str, pairs: Iterator[tuple[list[bytes], Iterable[bytes]]]) -> pl.DataFrame:
-    """Rows of numbers that no row that stays has.
+    """Rows of numbers, by the first part of each that is no chance, where no row that stays has the same there.
 
     Args:
         kind: of the traces.
@@ -151,9 +155,21 @@ def _numbers(kind: str, pairs: Iterator[tuple[list[bytes], Iterable[bytes]]]) ->
     """
     found: set[bytes] = set()
     for gone, stay in pairs:
-        own = {one for one in gone if len(one) >= LEAST_BYTES and len(set(one)) >= LEAST_DISTINCT}
-        found |= own.difference(stay)
+        own = {part for part in map(_part, gone) if part is not None}
+        starts = {start for start, _ in own}
+        for other in stay:
+            own -= {(start, other[start : start + MOST_BYTES]) for start in starts}
+        found |= {part for _, part in own}
     return _table(kind, sorted(found), [True] * len(found))
+
+
+def _part(row: bytes) -> tuple[int, bytes] | None:
+    """(start, bytes) of the part of a row by which it is known; None where there is none, as in a row of zeros."""
+    for start in range(0, len(row), MOST_BYTES):
+        part = row[start : start + MOST_BYTES]
+        if len(part) >= LEAST_BYTES and len(set(part)) >= LEAST_DISTINCT:
+            return start, part
+    return None
 
 
 def _row_bytes(data: ExampleData, gone: list[int]) -> Iterator[tuple[list[bytes], Iterable[bytes]]]:
@@ -173,7 +189,7 @@ def _parts(item: object) -> dict[object, Tensor]:
 
 
 def _factor_bytes(store: FactorStore, gone: set[int]) -> Iterator[tuple[list[bytes], Iterable[bytes]]]:
-    """Each row of each tensor of a store's shards; those that stay are read one shard at a time."""
+    """Each row of some tensors of a store's shards; those that stay are read one shard at a time."""
     names: dict[str, None] = {}
     for shard in store.manifest.shards:
         with store.opened(shard) as file:

@@ -127,7 +127,7 @@ def test_requests_of_the_ledger_end_with_a_purge_and_evidence(
     stray.with_suffix(".lock").mkdir()
     assert curate(*purge) == 1
     assert "request 2 is refused" in capsys.readouterr().err
-    (trace,) = (workspace / "stages").glob("trace-*")
+    (trace,) = (workspace / "stages").glob("trace-*/")
     search = Search(Traces.load(trace))
     assert not list((workspace / "stages").glob("train-*")), "it had begun"
     (journal,) = (workspace / "purge").iterdir()
