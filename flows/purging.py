@@ -18,9 +18,9 @@ from pydantic import TypeAdapter
 
 from curation.data.text_tokens import TRAINED
 from curation.examples import write_parquet_atomic
-from curation.unlearning import evidence, exclusions
+from curation.unlearning import exclusions
 from curation.unlearning.evidence_model import Evidence
-from curation.unlearning.ledger import Ledger
+from curation.unlearning.salt import Salt
 from curation.unlearning.searching import Search
 from curation.unlearning.traces import Traces
 from flows import workspace
@@ -30,9 +30,8 @@ from flows.index_jobs import store_errors
 from flows.modelling import PURGED, checkpoint_of, index_of
 from flows.purge_journal import FOLDER, Journal
 from flows.requests import ledger_of
-from flows.runner import Finished
 from flows.sweeping import sweep
-from flows.unlearn_evidence import write_evidence
+from flows.unlearn_evidence import FILES, Checked
 
 if TYPE_CHECKING:
     from flows.unlearning import UnlearnRun
@@ -55,22 +54,18 @@ VOCABULARY = (
 LEFT = "The search found traces of the records in {}, which a purge does not change."
 
 
-def begin(
-    run: UnlearnRun, models: list[Finished], records: Finished, checked: Finished, tier: str, said: Evidence
-) -> Journal:
+def begin(run: UnlearnRun, found: Checked, said: Evidence) -> Journal:
     """Put the results into the output folder, no record named in them, and write down how the run goes on from there.
 
     Args:
-        run: whose model is published.
-        models: those that know the records, the one as it was first.
-        records: of the stage resolve.
-        checked: of the stage verify, about the model that is published.
-        tier: how strong the evidence is.
+        run: whose model is to be published.
+        found: the model, and what it was compared with.
         said: the evidence, but for what the purge comes to.
     """
     requests, config, index = run.requests, run.config, run.stages.get("index")
     if requests is None or requests.number is None:
         raise RuntimeError("only requests of the ledger are purged")
+    records, unlearned = found.records, run.stages["unlearn"]
     trace = run.run(
         "trace",
         {"records": records.digest, "index": index.digest if index else None},
@@ -79,9 +74,10 @@ def begin(
         index_path=index_of(index) if index else None,
     )
     copy_atomic(trace.files["retained"], run.folder.path / RETAINED)
-    ledger, dataset = requests.ledger, requests.dataset
-    results = [MODEL, *run.put(records, checked, lambda source, target: salted(source, target, ledger, dataset))]
-    results += [RETAINED, evidence.NAME, evidence.seal_path(Path(evidence.NAME)).name]
+    salt, dataset = requests.ledger.salt, requests.dataset
+    results = [MODEL, *run.put(records, found.verified, lambda source, target: salted(source, target, salt, dataset))]
+    results += [RETAINED, *FILES]
+    knowing = [found.before, *[unlearned] * (found.after is not unlearned)]
     return Journal(
         batch=requests.number,
         folder=str(run.folder.path),
@@ -90,25 +86,25 @@ def begin(
         trace=str(trace.folder),
         data=run.loaded["digest"],
         index=None if config.index.path is None else str(config.index.path),
-        models=[digest_file(Path(checkpoint_of(model))) for model in models],
+        models=[digest_file(Path(checkpoint_of(model))) for model in knowing],
         keep=[] if config.model.checkpoint is None else [str(config.model.checkpoint)],
         learnt=run.loaded["kind"] == "questions" and config.data.init_args.get("tokenizer", TRAINED) == TRAINED,
-        published=run.published_as(),
-        summary=run.summary("published", results, checked, tier),
+        published=run.released_run,
+        summary=run.summary("published", results, found.verified, found.tier),
         results=results,
         evidence=asdict(said),
         done={},
     ).write(config.workspace)
 
 
-def salted(source: Path, target: Path, ledger: Ledger, dataset: str) -> None:
-    """Copy a table about records with the ledger's salted hashes in place of their ids and contents."""
+def salted(source: Path, target: Path, salt: Salt, dataset: str) -> None:
+    """Copy a table about records with salted hashes in place of their ids and contents."""
     frame = pl.read_parquet(source)
     ids = {"example_id": "record", "of": "of"}
 
     def hashed(name: str, *kind: str) -> pl.Series:
         cells = frame[name].to_list()
-        texts = [None if cell is None else ledger.salted(*kind, dataset, str(cell)) for cell in cells]
+        texts = [None if cell is None else salt.salted(*kind, dataset, str(cell)) for cell in cells]
         return pl.Series(name, texts, dtype=pl.String)
 
     changed = [hashed(name, "id") for name in ids if name in frame.columns]
@@ -117,21 +113,7 @@ def salted(source: Path, target: Path, ledger: Ledger, dataset: str) -> None:
     write_parquet_atomic(frame, target)
 
 
-def finish(run: UnlearnRun, journal: Journal) -> dict[str, Any]:
-    """Purge, write the evidence and close the run, from wherever that was interrupted; gives the summary."""
-    if run.requests is None:
-        raise RuntimeError("only requests of the ledger are purged")
-    journal = _carry_out(run, journal)
-    write_evidence(run, run.requests, TypeAdapter(Evidence).validate_python(journal.evidence))
-    summary = journal.summary | {"purge": journal.done}
-    run.end(summary, journal.results, {})
-    workspace.remove_stage(Path(journal.trace))  # what was searched for, in the clear
-    run.close(summary)
-    journal.remove(run.config.workspace)
-    return summary
-
-
-def _carry_out(run: UnlearnRun, journal: Journal) -> Journal:
+def carry_out(run: UnlearnRun, journal: Journal) -> Journal:
     """Remove what is left of the records, wherever the purge was interrupted; says in the journal what it came to."""
     if journal.done:
         return journal
@@ -163,6 +145,16 @@ def _carry_out(run: UnlearnRun, journal: Journal) -> Journal:
     done = {"index_rows": removed, **vars(swept)}
     evidence = journal.evidence | {"caveats": [*journal.evidence["caveats"], *caveats], "purge": done}
     return replace(journal, done=done, evidence=evidence).write(home)
+
+
+def content_of(journal: Journal) -> Evidence:
+    """What the evidence says after the purge."""
+    return TypeAdapter(Evidence).validate_python(journal.evidence)
+
+
+def forget(journal: Journal) -> None:
+    """Remove what was searched for, in the clear."""
+    workspace.remove_stage(Path(journal.trace))
 
 
 def _from_index(path: str, ids: list[Any], run: UnlearnRun) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -135,6 +136,26 @@ class EvidenceSection(Section):
     )
 
 
+class ApprovalSection(Section):
+    """A person's approval of the records that go, between weighing and unlearning."""
+
+    required: bool = Field(default=False, description="Wait for `curate approve` before the model is changed.")
+    expires_after: PositiveFloat | None = Field(
+        default=None,
+        description="Hours after which a question without an answer, or an approval not acted on, is void; empty: never.",
+    )
+
+
+class PublishSection(Section):
+    """How a model that is registered (tracking.register_as) becomes the one in use."""
+
+    alias: str | None = Field(
+        default="champion",
+        pattern=r"^[A-Za-z_][\w-]*$",
+        description="Alias of MLflow's registry that moves to it once all else is written; empty: none moves.",
+    )
+
+
 class UnlearnConfig(RecordedConfig):
     """Configuration of `curate unlearn`, the only parameter of its flow."""
 
@@ -149,10 +170,12 @@ class UnlearnConfig(RecordedConfig):
     )
     purge: bool = Field(
         default=False,
-        description="Once the model is published, remove what is left of the records: from the index, and from everything in "
+        description="Before the model is published, remove what is left of the records: from the index, and from everything in "
         "the workspace, where no later job takes them from the data again.",
     )
     evidence: EvidenceSection = EvidenceSection()
+    approval: ApprovalSection = ApprovalSection()
+    publish: PublishSection = PublishSection()
 
     @property
     def indexes(self) -> bool:
@@ -173,8 +196,10 @@ class UnlearnConfig(RecordedConfig):
                 "purge: this configuration, and what Prefect keeps of it, would go on naming the records: submit them with "
                 "`curate requests submit` and set request.ledger to true"
             )
-        if self.evidence.key is not None and not self.request.ledger:
-            problems.append("evidence.key: evidence is written for requests of the ledger: set request.ledger to true")
+        if self.approval.expires_after is not None and not self.approval.required:
+            problems.append("approval.expires_after: no approval is asked for: set approval.required to true")
+        if self.publish.alias is not None and re.fullmatch(r"latest|v\d+", self.publish.alias.lower()):
+            problems.append(f"publish.alias: MLflow keeps latest, v1, v2, ... for itself, got {self.publish.alias}")
         if problems:
             raise ValueError("; ".join(problems))
         return self

@@ -6,8 +6,6 @@ job of a workspace goes by. A row is known by its content, not by its id: ids of
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -16,7 +14,7 @@ from pathlib import Path
 
 from curation.errors import DataError
 from curation.unlearning.canonical import canonical
-from curation.unlearning.ledger_tables import read_salt
+from curation.unlearning.salt import Salt
 from lorif_core.atomic import write_bytes
 
 VERSION = 1
@@ -30,8 +28,8 @@ def exclude(path: Path, purge: str, contents: Sequence[str]) -> None:
         purge: name of the purge.
         contents: digest of each row's content; equal rows as often as they were removed.
     """
-    purges, salt = _read(path), read_salt(path, path.exists())
-    purges[purge] = dict(Counter(_hash(salt, one) for one in contents))
+    purges, salt = _read(path), _salt(path, make=not path.exists())
+    purges[purge] = dict(Counter(salt.salted("content", one) for one in contents))
     write_bytes(path, canonical({"version": VERSION, "purges": purges}) + b"\n")
 
 
@@ -46,19 +44,19 @@ def excluded(path: Path, contents: Sequence[str]) -> list[int]:
         DataError: the list is damaged.
         LedgerError: its salt is gone.
     """
-    left, salt, found = Counter[str](), read_salt(path, True), []
+    left, salt, found = Counter[str](), _salt(path, make=False), []
     for rows in _read(path).values():
         left.update(rows)
     for place, one in enumerate(contents):
-        key = _hash(salt, one)
+        key = salt.salted("content", one)
         if left[key]:
             left[key] -= 1
             found.append(place)
     return found
 
 
-def _hash(salt: bytes, content: str) -> str:
-    return hmac.new(salt, content.encode(), hashlib.sha256).hexdigest()
+def _salt(path: Path, *, make: bool) -> Salt:
+    return Salt.at(path.with_name(f"{path.name}.salt"), make=make)
 
 
 def _read(path: Path) -> dict[str, dict[str, int]]:
