@@ -31,12 +31,12 @@ from flows.modelling import PURGED, checkpoint_of, index_of
 from flows.purge_journal import FOLDER, Journal
 from flows.requests import ledger_of
 from flows.sweeping import sweep
+from flows.unlearn_ending import MODEL, EndingRun
 from flows.unlearn_evidence import FILES, Checked
 
 if TYPE_CHECKING:
     from flows.unlearning import UnlearnRun
 
-MODEL = "model.ckpt"
 RETAINED = "retained.parquet"
 GIVEN = (
     "The file that the data was read from was not changed. Jobs in this workspace leave the records out, by a list of salted "
@@ -113,7 +113,7 @@ def salted(source: Path, target: Path, salt: Salt, dataset: str) -> None:
     write_parquet_atomic(frame, target)
 
 
-def carry_out(run: UnlearnRun, journal: Journal) -> Journal:
+def carry_out(run: EndingRun, journal: Journal) -> Journal:
     """Remove what is left of the records, wherever the purge was interrupted; says in the journal what it came to."""
     if journal.done:
         return journal
@@ -157,7 +157,7 @@ def forget(journal: Journal) -> None:
     workspace.remove_stage(Path(journal.trace))
 
 
-def _from_index(path: str, ids: list[Any], run: UnlearnRun) -> int:
+def _from_index(path: str, ids: list[Any], run: EndingRun) -> int:
     """Remove the rows of the records from an index of the user's; how many rows it had of them."""
     import lorif_core
 

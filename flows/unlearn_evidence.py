@@ -41,6 +41,7 @@ from flows.runner import Finished
 from flows.unlearn_schema import UnlearnConfig
 
 if TYPE_CHECKING:
+    from flows.unlearn_ending import EndingRun
     from flows.unlearning import UnlearnRun
 
 SALT = "evidence.salt"
@@ -137,7 +138,7 @@ def evidence_of(run: UnlearnRun, checked: Checked) -> Evidence:
     )
 
 
-def write_evidence(run: UnlearnRun, content: Evidence, ids: Sequence[str] = ()) -> Path:
+def write_evidence(run: EndingRun, content: Evidence, ids: Sequence[str] = ()) -> Path:
     """Write ``evidence.json``, its seal and its page into the run's folder and note it in the ledger, if there is one.
 
     Called before the batch ends, while its ids are there to see that none of them is in the file.
@@ -158,7 +159,7 @@ def named(checked: Checked) -> list[str]:
     return [str(one) for one in pl.read_parquet(checked.records.files["records"])["example_id"]]
 
 
-def problems_of(run: UnlearnRun, path: Path, model: Path) -> list[str]:
+def problems_of(run: EndingRun, path: Path, model: Path) -> list[str]:
     """What speaks against publishing a model file: its evidence is not in order, or about another model."""
     key = _key(run.config)
     ledger = run.requests.ledger if run.requests is not None else None

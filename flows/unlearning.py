@@ -2,63 +2,36 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flows import approval
-from flows.files import copy_atomic, digest_file
+from flows.files import copy_atomic
 from flows.modelling import checkpoint_of, index_of
-from flows.outputs import RunFolder
-from flows.publishing import Place, published, roll_back, settle
-from flows.recorded import RecordedRun, recording
+from flows.publishing import roll_back, settle
+from flows.recorded import recording
 from flows.requests import read_ids
 from flows.runner import Finished
-from flows.unlearn_evidence import FILES as EVIDENCE
-from flows.unlearn_evidence import Checked, check_secrets, evidence_of, named, problems_of, salt_of, write_evidence
+from flows.unlearn_ending import MODEL, EndingRun
+from flows.unlearn_evidence import Checked, check_secrets, evidence_of, named, salt_of, write_evidence
 from flows.unlearn_requests import Requests
-from flows.unlearn_schema import UnlearnConfig
-from flows.unlearn_summary import summarise
 
-if TYPE_CHECKING:
-    from flows.purge_journal import Journal
-
-MODEL = "model.ckpt"
 EXACT = "E0"
 MANY = 20
 """Models to compare with from which on the evidence is of tier E1."""
 
 
-class UnlearnRun(RecordedRun):
+class UnlearnRun(EndingRun):
     """One run of `curate unlearn`. Use it as a context manager: no process is left behind, MLflow's run is closed.
 
     Attributes:
-        requests: the batch of the ledger that this run answers; None where the configuration names the records.
         ids: those asked for; None where a column's value names the records.
-        purging: how the run is finished once the records are to be purged.
     """
 
     job = "unlearn"
-    # They name the records, and MLflow would keep them for good.
-    secret = frozenset({"request", "records.parquet", "weights.parquet", "verdicts.parquet", "retained.parquet"})
-    config: UnlearnConfig
-
-    requests: Requests | None = None
     ids: list[str] | None = None
-    purging: Journal | None = None
-    released_run: str | None = None  # MLflow's run of the training whose model is published
-    _evidence: Path | None = None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        super().__exit__(kind, error, trace)
-        if self.requests is not None:
-            self.requests.ledger.release(self.requests.dataset)
 
     def flow(self) -> Callable[[Any, Callable[[], None]], dict[str, Any]]:
         """`flows.unlearn`, whose import takes seconds."""
@@ -89,12 +62,12 @@ class UnlearnRun(RecordedRun):
         """
         if self.config.request.ledger:
             self.requests = Requests.claim(self.config.request, self.config.workspace)
-            if self.requests.number is not None and self._goes_on(self.requests.number):
+            if self.requests.number is not None and self.goes_on(self.requests.number):
                 return
         super().prepare()
         if self.unchanged is not None:
             settle(self.folder.path)
-            self._close(self.unchanged)
+            self.close(self.unchanged)
 
     def settled(self, summary: Mapping[str, Any]) -> bool:
         """All but a run that waits for an answer, which may have come, or has not got one in time."""
@@ -151,7 +124,7 @@ class UnlearnRun(RecordedRun):
         )
         for warning in done.values["warnings"]:
             self.screen.line(f"warning: {warning}")
-        self._advance("weighed", {"records": records.values["records"], "weights": done.digest})
+        self.advance("weighed", {"records": records.values["records"], "weights": done.digest})
         return done
 
     def unapproved(self, records: Finished) -> str | None:
@@ -161,7 +134,7 @@ class UnlearnRun(RecordedRun):
         status = approval.status(folder, digest, section.expires_after)
         if status != approval.APPROVED:
             return status
-        self._advance("approved", approval.evidence_of(folder) or {})
+        self.advance("approved", approval.evidence_of(folder) or {})
         return None
 
     def unlearn(self, model: Finished, records: Finished, weights: Finished) -> Finished:
@@ -182,7 +155,7 @@ class UnlearnRun(RecordedRun):
             weights_file=str(weights.files["weights"]),
         )
         self.note_training("unlearn", done, {"data": self.loaded["digest"], **self.config.unlearn.model_dump()})
-        self._advance("unlearned", {"model": done.digest, "changed": done.values["changed"]})
+        self.advance("unlearned", {"model": done.digest, "changed": done.values["changed"]})
         return done
 
     def references(self, records: Finished) -> list[Finished]:
@@ -229,9 +202,9 @@ class UnlearnRun(RecordedRun):
             found, title = self._retrained(found), f"retrain-{self.config.train.seed + 1}"
         content, ids = evidence_of(self, found), named(found)
         if not found.published:
-            self._evidence = write_evidence(self, content, ids)
+            self.evidence = write_evidence(self, content, ids)
             return self.finish("verify_failed", records, found.verified)
-        self._advance("verified", {"verdict": found.verified.values["verdict"], "tier": found.tier})
+        self.advance("verified", {"verdict": found.verified.values["verdict"], "tier": found.tier})
         copy_atomic(Path(checkpoint_of(found.after)), self.folder.path / MODEL)
         self.released_run = self.runs.get(title)
         if self.config.purge:
@@ -239,7 +212,7 @@ class UnlearnRun(RecordedRun):
 
             self.purging = purging.begin(self, found, content)
             return self.purging.summary
-        self._evidence = write_evidence(self, content, ids)
+        self.evidence = write_evidence(self, content, ids)
         return self.finish("published", records, found.verified, found.tier)
 
     def _retrained(self, failed: Checked) -> Checked:
@@ -247,124 +220,9 @@ class UnlearnRun(RecordedRun):
         verdict = failed.verified.values["verdict"]
         self.screen.line(f"the checks failed ({verdict}): the model trained without the records is taken")
         chosen, *others = failed.references
-        self._advance("retrained", {"model": chosen.digest, "verdict": verdict})
+        self.advance("retrained", {"model": chosen.digest, "verdict": verdict})
         verified = self.verify(failed.before, chosen, others, failed.records, "verify-retrained")
         return replace(failed, after=chosen, references=others, verified=verified, tier=EXACT, published=True)
-
-    def purge(self) -> dict[str, Any]:
-        """Remove what is left of the records, then write the evidence and publish; goes on where it was interrupted."""
-        from flows import purging
-
-        if self.purging is None:
-            raise RuntimeError("nothing is to be published that a purge goes before")
-        journal = purging.carry_out(self, self.purging)
-        self._evidence = write_evidence(self, purging.content_of(journal))
-        summary = journal.summary | {"purge": journal.done}
-        self.end(summary, journal.results, {})
-        purging.forget(journal)
-        self._close(summary)
-        journal.remove(self.config.workspace)
-        return summary
-
-    def finish(
-        self,
-        status: str,
-        records: Finished | None = None,
-        checked: Finished | None = None,
-        tier: str | None = None,
-    ) -> dict[str, Any]:
-        """Put the results into the output folder and close the run; returns the summary."""
-        if status == "no_action" and self.requests is not None and self.requests.refused:
-            status = "rejected"
-        results = [MODEL] * (status == "published") + self.put(records, checked, copy_atomic)
-        if self._evidence is not None:
-            results += EVIDENCE
-        summary = self.summary(status, results, checked, tier)
-        self.end(summary, results, {})
-        self._close(summary)
-        return summary
-
-    def put(
-        self, records: Finished | None, checked: Finished | None, copy: Callable[[Path, Path], object]
-    ) -> list[str]:
-        """Put what was found of the records into the output folder; gives the names of the files."""
-        files = {}
-        for stage, name in (("resolve", "records"), ("weigh", "weights")):
-            if records is not None and stage in self.stages:
-                files[f"{name}.parquet"] = self.stages[stage].files[name]
-        if checked is not None:
-            copy_atomic(checked.files["assessment"], self.folder.path / "assessment.json")
-            files["verdicts.parquet"] = checked.files["verdicts"]
-        for name, source in files.items():
-            copy(source, self.folder.path / name)
-        return [*files, *["assessment.json"] * (checked is not None)]
-
-    def summary(self, status: str, results: list[str], checked: Finished | None, tier: str | None) -> dict[str, Any]:
-        """The summary of a run that ends so."""
-        folder = self.folder.path
-        return summarise(
-            self.config,
-            self.stages,
-            status=status,
-            folder=folder,
-            results=results,
-            checked=checked.values if checked else {},
-            tier=tier,
-            approval=approval.entry_of(folder) if self.config.approval.required else None,
-            batch=self.requests.number if self.requests else None,
-            run_ids={"mlflow_run_id": self.tracker.run_id, "prefect_flow_run_id": self.flow_run_id},
-            uri=self.tracker.uri,
-            total_seconds=time.monotonic() - self.began,
-            digests={"run": self.folder.digest, "data": self.loaded["digest"], "code": self.code},
-        )
-
-    def _goes_on(self, batch: int) -> bool:
-        """Whether a former run had begun to purge the records of the batch; then it is finished."""
-        from flows.purge_journal import Journal
-
-        self.purging = journal = Journal.of(self.config.workspace, batch)
-        if journal is None:
-            return False
-        self._folder = RunFolder(Path(journal.folder), journal.digest, "output_dir")
-        self._folder.take()
-        with recording():
-            self.tracker.start(self.config.name, {}, resume=self._folder.mlflow_run_id)
-            roll_back(self._folder.path)
-        self.released_run = journal.published
-        self.screen.line(f"going on with the purge of batch {batch}, which was interrupted")
-        self.unchanged = self.purge()
-        return True
-
-    @contextmanager
-    def released(self) -> Iterator[dict[str, Any]]:
-        """Register the model that is published, if that is asked for, and move the alias to it."""
-        name, evidence = self.config.tracking.register_as, self._evidence
-        if name is None:
-            yield {}
-            return
-        place = Place(self.tracker.uri, name, self.config.publish.alias)
-        if self.released_run is None or evidence is None:
-            version = place.version()
-            yield {"alias": place.alias, "alias_before": version, "alias_after": version}
-            return
-        model = self.folder.path / MODEL
-        tags = {
-            "curate.run": self.folder.digest,
-            "curate.evidence": digest_file(evidence),
-            "curate.evidence_file": f"runs:/{self.tracker.run_id}/{evidence.name}",
-        }
-        lock = self.config.workspace / "publishing.lock"
-        with published(
-            self.tracker,
-            place,
-            self.folder.path,
-            model,
-            self.released_run,
-            tags,
-            lambda: problems_of(self, evidence, model),
-            lock,
-        ) as found:
-            yield found
 
     def _resolve(self, index: Finished | None) -> Finished:
         inputs = {
@@ -375,14 +233,3 @@ class UnlearnRun(RecordedRun):
             "request": self.config.request.model_dump(mode="json", include={"where", "near_duplicates", "ledger"}),
         }
         return self.run("resolve", inputs, ids=self.ids, index_path=index_of(index) if index else None)
-
-    def _close(self, summary: Mapping[str, Any]) -> None:
-        """Bring the requests to their end, last of all: a run that was killed before it finds its batch again."""
-        if summary["status"] == approval.EXPIRED:
-            approval.forget(self.folder.path)
-        if self.requests is not None:
-            self.requests.close(summary)
-
-    def _advance(self, status: str, details: dict[str, Any]) -> None:
-        if self.requests is not None:
-            self.requests.advance(status, details)
