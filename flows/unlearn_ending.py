@@ -51,7 +51,7 @@ class EndingRun(RecordedRun):
     ) -> None:
         super().__exit__(kind, error, trace)
         if self.requests is not None:
-            self.requests.ledger.release(self.requests.dataset)
+            self.requests.release()
 
     def purge(self) -> dict[str, Any]:
         """Remove what is left of the records, then write the evidence and publish; goes on where it was interrupted."""

@@ -130,7 +130,7 @@ def evidence_of(run: UnlearnRun, checked: Checked) -> Evidence:
         caveats=[
             *[NOT_PURGED] * (not (config.purge and checked.published)),
             *[NOT_PUBLISHED] * (not checked.published),
-            *run.stages["weigh"].values["warnings"],
+            *(line for name in ("weigh", "unlearn") for line in run.stages[name].values["warnings"]),
         ],
         published=checked.published,
         rejected=_rejected(run, checked),

@@ -92,11 +92,15 @@ class WeightsSection(Section):
 class UnlearnSection(Section):
     """How the records are unlearned."""
 
-    objective: Literal["ascent", "bounded_ascent", "difference", "npo", "simnpo", "dpo", "idk", "rmu"] = Field(
-        default="npo", description="The loss of a step."
+    objective: Literal["ascent", "bounded_ascent", "difference", "npo", "simnpo", "dpo", "idk", "rmu", "newton"] = (
+        Field(
+            default="npo",
+            description="The loss of a step; newton: no steps, but one Newton step of a classifier's last layer away from them.",
+        )
     )
     options: Arguments = Field(
-        default_factory=dict, description="Of the objective: beta, alpha, retain (none, nll, kl), bound, delta, ..."
+        default_factory=dict,
+        description="Of the objective: beta, alpha, retain (none, nll, kl), bound, delta, ...; of newton: l2, steps.",
     )
     lr: PositiveFloat = Field(default=5e-4, description="Learning rate of AdamW.")
     max_epochs: int = Field(default=20, ge=1, description="Passes over the records.")
@@ -110,6 +114,19 @@ class UnlearnSection(Section):
         min_length=1,
         description="The other answer that dpo and idk teach in place of the records'.",
     )
+
+    def problems(self, weights: WeightsSection) -> list[str]:
+        """What a Newton step has no use for."""
+        if self.objective != "newton":
+            return []
+        idle = ("lr", "max_epochs", "retain_rows", "alternative")
+        given = [f"unlearn.{name}" for name in idle if name in self.model_fields_set]
+        found = [f"{', '.join(given)}: newton is one step over all rows that stay; leave them out"] * bool(given)
+        if weights.method != "uniform":
+            found.append(
+                f"weights.method: newton takes every record out whole, none can be spared: set it to uniform, got {weights.method}"
+            )
+        return found
 
 
 class VerifySection(Section):
@@ -185,7 +202,7 @@ class UnlearnConfig(RecordedConfig):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        problems = [*_request_problems(self.request), *self.weights.problems()]
+        problems = [*_request_problems(self.request), *self.weights.problems(), *self.unlearn.problems(self.weights)]
         if self.fallback == "retrain" and self.verify.seeds < 3:
             problems.append(
                 f"fallback, verify.seeds: of {self.verify.seeds} models one would be published and fewer than two be left "

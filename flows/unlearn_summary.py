@@ -66,7 +66,9 @@ def summarise(
         digests: what the results are of.
     """
     loaded = stages["load"].values
-    resolved, weighed = (stages[name].values if name in stages else {} for name in ("resolve", "weigh"))
+    resolved, weighed, unlearned = (
+        stages[name].values if name in stages else {} for name in ("resolve", "weigh", "unlearn")
+    )
     seconds = {name: stage.seconds for name, stage in stages.items()}
     files = {_KEYS.get(name, name.rpartition(".")[0]): str(folder / name) for name in results}
     return {
@@ -81,7 +83,8 @@ def summarise(
         "near_duplicates": resolved.get("searched", []),
         "effective_size": weighed.get("effective_size"),
         "opposition": weighed.get("opposition"),
-        "warnings": weighed.get("warnings", []),
+        "warnings": [*weighed.get("warnings", []), *unlearned.get("warnings", [])],
+        "newton": unlearned.get("newton"),
         **{key: checked.get(key) for key in MEASURED},
         "passed": checked.get("passed"),
         "verdict_unlearned": stages["verify"].values["verdict"] if "verify" in stages else None,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from flows import approval
@@ -33,13 +32,6 @@ class UnlearnRun(EndingRun):
 
     job = "unlearn"
     ids: list[str] | None = None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        super().__exit__(kind, error, trace)
-        if self.requests is not None:
-            self.requests.release()
 
     def flow(self) -> Callable[[Any, Callable[[], None]], dict[str, Any]]:
         """`flows.unlearn`, whose import takes seconds."""
@@ -162,6 +154,8 @@ class UnlearnRun(EndingRun):
             records=str(records.files["records"]),
             weights_file=str(weights.files["weights"]),
         )
+        for warning in done.values["warnings"]:
+            self.screen.line(f"warning: {warning}")
         self.note_training("unlearn", done, {"data": self.loaded["digest"], **self.config.unlearn.model_dump()})
         self.advance("unlearned", {"model": done.digest, "changed": done.values["changed"]})
         return done

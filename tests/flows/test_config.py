@@ -11,7 +11,8 @@ from flows.schema import CleanConfig, IndexConfig, ServeConfig
 from flows.unlearn_schema import UnlearnConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-SCHEMAS = {"serve.yaml": ServeConfig, "index.yaml": IndexConfig, "unlearn_people.yaml": UnlearnConfig}
+SCHEMAS = {"serve.yaml": ServeConfig, "index.yaml": IndexConfig}
+SCHEMAS |= {file.name: UnlearnConfig for file in CONFIGS.glob("unlearn_*.yaml")}
 
 
 def written(tmp_path: Path, text: str) -> Path:

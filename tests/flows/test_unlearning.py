@@ -87,6 +87,19 @@ def test_a_key_or_salt_that_cannot_be_read_is_told_before_anything_is_computed(t
     assert first.startswith("evidence.key: ") and "No such file" in first and "expected 32 bytes, got 5" in second
 
 
+def test_what_a_newton_step_has_no_use_for_is_told() -> None:
+    with pytest.raises(ValueError) as caught:
+        UnlearnConfig.model_validate(
+            {
+                "data": {"class_path": "Digits"},
+                "request": {"ids": [1]},
+                "unlearn": {"objective": "newton", "lr": 0.1, "retain_rows": 5},
+            }
+        )
+    assert "unlearn.lr, unlearn.retain_rows: newton is one step" in str(caught.value)
+    assert "set it to uniform, got guard" in str(caught.value)
+
+
 def test_the_help_lists_every_key_and_imports_no_torch() -> None:
     code = (
         "import sys; from flows.cli import main; main(['unlearn', '--help']);"
