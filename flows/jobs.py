@@ -35,7 +35,7 @@ def clean(options: argparse.Namespace, tokens: list[str]) -> int:
 
 
 def unlearn(options: argparse.Namespace, tokens: list[str]) -> int:
-    """Run unlearn; returns the exit code: 1 where the records are still in the model that is in use.
+    """Run unlearn; returns the exit code: 1 where the records are still in the model that is in use, or named in the workspace.
 
     Raises:
         CurationError: as `flows.cli` reports them.
@@ -48,7 +48,8 @@ def unlearn(options: argparse.Namespace, tokens: list[str]) -> int:
     with Screen() as screen, UnlearnRun(config, screen, options.command) as run:
         found = _run(run)
     unlearn_summary.closing_table(found, Console())
-    return 0 if found["status"] in unlearn_summary.DONE else 1
+    left = (found.get("purge") or {}).get("left")
+    return 0 if found["status"] in unlearn_summary.DONE and not left else 1
 
 
 def _config(schema: type[Config], options: argparse.Namespace, tokens: list[str]) -> Config:

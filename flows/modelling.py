@@ -15,6 +15,8 @@ from flows.schema import HOW_ONLY, NOT_KEPT, IndexConfig
 from flows.screen import Screen
 from lorif_core.remote import checkout
 
+PURGED = "purged.json"
+"""In the workspace: the list of rows that were purged (`curation.unlearning.exclusions`)."""
 _SECTIONS = {"name", "root", "data", "model", "train", "index"}
 _SECTIONS |= {"signals", "decide", "report"}  # of clean
 _SECTIONS |= {"request", "weights", "unlearn", "verify"}  # of unlearn
@@ -28,6 +30,7 @@ class ModelRun:
         screen: draws progress.
         code: digest of the code and package versions that compute results.
         runner: runs the stages.
+        held: keeps the workspace from being pruned meanwhile (`flows.workspace.hold`).
         stages: those that are finished, by name.
     """
 
@@ -40,7 +43,7 @@ class ModelRun:
         self.config, self.screen = config, screen
         check_writable(config.workspace, "workspace")
         config.workspace.mkdir(parents=True, exist_ok=True)
-        self._hold = workspace.hold(config.workspace)
+        self.held = workspace.hold(config.workspace)
         self.code = digest_of({"sources": code_digest(), "versions": versions.deciding()})
         self.runner = Runner(config.workspace, config.root, self.code, screen)
         self.stages: dict[str, Finished] = {}
@@ -54,7 +57,7 @@ class ModelRun:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.runner.__exit__(kind, error, trace)
-        self._hold.close()
+        self.held.close()
 
     @property
     def loaded(self) -> dict[str, Any]:
@@ -77,6 +80,8 @@ class ModelRun:
         # What is read may change any time, so this stage is never reused; its inputs only name its folder.
         named = config.model_dump(mode="json", include={"name", "data", "model", "root"})
         self.stages["load"] = self.runner.run("load", named, self.arguments(), keep=False)
+        if self.loaded["purged"]:
+            self.screen.line(f"{self.loaded['purged']:,} rows of the data were purged before and are left out")
         for path in (self._checkpoint, config.index.path):
             if path is not None:
                 workspace.note_use(Path(path))
@@ -138,6 +143,7 @@ class ModelRun:
         arguments["model"]["checkpoint"] = str(self._checkpoint) if self._checkpoint else None
         # What the user asked for, not what is default: an index that is there may be of other options than the defaults.
         arguments["index_asked"] = sorted(self.config.index.model_fields_set - NOT_KEPT)
+        arguments["purged"] = str(self.config.workspace / PURGED)
         arguments["data_digest"] = self.loaded["digest"] if "load" in self.stages else None
         return arguments | extra
 

@@ -12,6 +12,7 @@ from flows.stages import (
     reporting,
     resolving,
     scoring,
+    tracing,
     training,
     unlearning,
     verifying,
@@ -34,4 +35,5 @@ STAGES = {
     "weigh": weighing.run,
     "unlearn": unlearning.run,
     "verify": verifying.run,
+    "trace": tracing.run,
 }

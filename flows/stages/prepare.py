@@ -24,6 +24,7 @@ from flows.stages.common import (
     new_model,
     open_data,
     open_labelled,
+    purged_rows,
     trained_model,
     true_labels,
 )
@@ -41,9 +42,9 @@ def load(arguments: Arguments, folder: Path, progress: Progress) -> Output:
 
     Returns:
         ``values``: ``digest``, ``n_train``, ``n_validation``, ``classes``, ``kind``, ``n_planted`` (rows whose label
-        differs from a known true one, None where the truth is not known), ``table`` and ``truth`` (digests of the
-        user's own columns and of the true labels, which training does not see), ``model`` (class, parameters, code digest),
-        ``checkpoint`` (sha256 or None), ``index`` (sha256 of the manifest of an index named by the user, or None).
+        differs from a known true one, None where the truth is not known), ``purged`` (rows left out), ``table`` and ``truth``
+        (digests of the user's own columns and of the true labels, which training does not see), ``model`` (class, parameters,
+        code digest), ``checkpoint`` (sha256 or None), ``index`` (sha256 of the manifest of an index named by the user, or None).
     """
     progress("reading the data", 0, None)
     data = open_data(arguments)
@@ -86,6 +87,7 @@ def load(arguments: Arguments, folder: Path, progress: Progress) -> Output:
             "kind": data.payload_kind,
             "n_planted": planted,
             "table": table_digest(data.table),
+            "purged": purged_rows(arguments),
             "truth": None if truth is None else digest_of(truth.to_list()),
             "model": {
                 "class_path": model_class(arguments, data),
