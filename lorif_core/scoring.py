@@ -174,6 +174,21 @@ def stream_scores(
         yield from found
 
 
+def streamed(
+    store: FactorStore, queries: Queries, inverses: Inverses, device: torch.device
+) -> Generator[tuple[int, Tensor]]:
+    """(first row, scores float32 [Q, n]) of consecutive rows, whatever the inverses' forms; close it, or exhaust it.
+
+    Where a layer's scores follow from the dot products with all rows, which are few then, they come as one part.
+    """
+    if any(isinstance(inverse, FromProducts) for inverse in inverses.values()):
+        yield 0, all_scores(store, queries, inverses, device, lambda done: None)
+    else:
+        where = torch.zeros(0, device=device)
+        with closing(stream_scores(store, store.manifest.layers, queries, inverses, where)) as parts:
+            yield from parts
+
+
 def all_scores(
     store: FactorStore, queries: Queries, inverses: Inverses, device: torch.device, progress: Callable[[int], None]
 ) -> Tensor:
