@@ -29,19 +29,31 @@ def most_similar(vectors: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, n
     return positions, cosines
 
 
-def neighbour_distance(vectors: np.ndarray, k: int) -> np.ndarray:
-    """The mean Euclidean distance of each vector to its k nearest others, float64 [N]; fewer where there are fewer."""
-    count, k = len(vectors), min(k, len(vectors) - 1)
+def neighbour_distance(vectors: np.ndarray, k: int, others: np.ndarray | None = None) -> np.ndarray:
+    """The mean Euclidean distance of each vector to its k nearest neighbours, itself left out; fewer where there are fewer.
+
+    Args:
+        vectors: [N, D].
+        k: neighbours.
+        others: positions of the rows that can be neighbours, int [M]; all where left out.
+
+    Returns:
+        float64 [N].
+    """
+    others = np.arange(len(vectors)) if others is None else others
+    k = min(k, len(others) - 1)
     if k < 1:
-        return np.zeros(count)
+        return np.zeros(len(vectors))
     x = vectors.astype(np.float64) - vectors.mean(0, dtype=np.float64)  # near the origin less cancels
-    squares = (x**2).sum(1)
-    found = np.zeros(count)
-    rows = max(1, BLOCK_NUMBERS // 2 // count)
-    for start in range(0, count, rows):
+    squares, near = (x**2).sum(1), x[others]
+    place = np.full(len(x), -1)
+    place[others] = np.arange(len(others))
+    found = np.zeros(len(x))
+    rows = max(1, BLOCK_NUMBERS // 2 // len(others))
+    for start in range(0, len(x), rows):
         part = x[start : start + rows]
-        table = squares[start : start + rows, None] - 2 * part @ x.T + squares  # [n, D] @ [D, N] -> [n, N]
-        table[np.arange(len(part)), np.arange(start, start + len(part))] = np.inf
-        nearest = np.partition(table, k - 1, axis=1)[:, :k]
-        found[start : start + rows] = np.sqrt(nearest.clip(0)).mean(1)
+        table = squares[start : start + rows, None] - 2 * part @ near.T + squares[others]  # [n, D] @ [D, M] -> [n, M]
+        own = place[start : start + rows]
+        table[np.flatnonzero(own >= 0), own[own >= 0]] = np.inf
+        found[start : start + rows] = np.sqrt(np.partition(table, k - 1, axis=1)[:, :k].clip(0)).mean(1)
     return found

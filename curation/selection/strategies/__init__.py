@@ -8,12 +8,33 @@ from typing import Any
 
 from curation.errors import CurationError
 from curation.selection.strategies.base import Selection, Strategy
+from curation.selection.strategies.density import Density
+from curation.selection.strategies.facility_location import FacilityLocation
+from curation.selection.strategies.importance import Importance
+from curation.selection.strategies.quotas import Quotas
+from curation.selection.strategies.round_robin import RoundRobin
 from curation.selection.strategies.top_k import TopK
 
-__all__ = ["STRATEGIES", "Selection", "Strategy", "TopK", "build_strategy"]
+__all__ = [
+    "STRATEGIES",
+    "Density",
+    "FacilityLocation",
+    "Importance",
+    "Quotas",
+    "RoundRobin",
+    "Selection",
+    "Strategy",
+    "TopK",
+    "build_strategy",
+]
 
 STRATEGIES: dict[str, type[Strategy]] = {
     "top_k": TopK,
+    "round_robin": RoundRobin,
+    "facility_location": FacilityLocation,
+    "density": Density,
+    "quotas": Quotas,
+    "importance": Importance,
 }
 
 
