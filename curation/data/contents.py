@@ -14,13 +14,13 @@ from curation.huggingface import HASHED
 
 
 def digest_of_inputs(item: Any, text: str | None = None) -> str:
-    """Sha256 (hex) of what a model sees of a row beside its label: of its text where it has one, which padding cannot change.
+    """Sha256 (hex) of what a model sees of a row beside its label: its tokens, its text (padding left out), or its numbers.
 
     Args:
         item: the row as a data set gives it.
-        text: its text.
+        text: its text, where it has one.
     """
-    if text is not None:
+    if text is not None and not isinstance(item, Mapping):
         return hashlib.sha256(text.encode()).hexdigest()
     inputs: Tensor = item["input_ids"] if isinstance(item, Mapping) else item[0]
     values = np.ascontiguousarray(inputs.detach().cpu().numpy())

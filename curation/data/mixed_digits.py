@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from curation.data.assembly import assemble, option_problems, stratified_split
+from curation.data.assembly import assemble, class_problems, option_problems, stratified_split
 from curation.data.base import CuratedData
 from curation.errors import DataError
 
@@ -68,6 +68,9 @@ class MixedDigits(CuratedData):
                 "true_label": true,
             }
         )
+        problems = class_problems(examples, "mixed digits", ids.to_list())
+        if problems:
+            raise DataError(problems)
         inputs = torch.from_numpy((pictures / 16.0).astype(np.float32)).unsqueeze(1)
         contents = assemble(examples, inputs, "image", where="mixed digits", noise=None, payload_columns=("image",))
         super().__init__(contents, batch_size=batch_size, seed=seed)

@@ -36,8 +36,12 @@ class OverSeeds:
         return {"mean": self.mean, "low": self.low, "high": self.high, "seeds": list(self.values)}
 
 
-def over_seeds(values: Sequence[float]) -> OverSeeds:
+def over_seeds(values: Sequence[float], within: tuple[float, float] = (-math.inf, math.inf)) -> OverSeeds:
     """The mean of ``values``, one a seed, with its interval: how it would vary with other seeds, on the same rows.
+
+    Args:
+        values: S of them.
+        within: what a value can be at all; the interval does not leave it.
 
     Raises:
         ValueError: there are none.
@@ -51,7 +55,8 @@ def over_seeds(values: Sequence[float]) -> OverSeeds:
     from scipy import stats
 
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(found) - 1) * found.std(ddof=1) / math.sqrt(len(found)))
-    return OverSeeds(mean, mean - half, mean + half, tuple(found.tolist()))
+    low, high = max(within[0], mean - half), min(within[1], mean + half)
+    return OverSeeds(mean, low, high, tuple(found.tolist()))
 
 
 def advantages(rates: Mapping[str, Sequence[float]], of: str) -> dict[str, OverSeeds]:
