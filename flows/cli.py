@@ -25,6 +25,7 @@ DONE, FAILED, WRONG, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 DESCRIPTION = "Find the training examples with wrong labels, fix them, and measure what it changed."
 COMMANDS = {
+    "approve": "approve the records that a run of unlearn would remove, or reject them",
     "clean": "find wrong labels, edit them, retrain, report",
     "index": "build, query, inspect, verify or change a LoRIF index",
     "requests": "note requests to remove records, list them, check their evidence",
@@ -110,6 +111,7 @@ def _dispatch(tokens: list[str]) -> int:
     if command not in COMMANDS:
         _unknown(parser, "command", command, COMMANDS)
     commands = {
+        "approve": _approve,
         "clean": _clean,
         "index": _index,
         "requests": _requests,
@@ -157,6 +159,24 @@ def _unlearn(tokens: list[str]) -> int:
 
     parser = _config_parser("curate unlearn", COMMANDS["unlearn"], UnlearnConfig, tokens)
     parser.add_argument("--output-dir", metavar="DIR", help="folder of the results")
+    return _guarded(parser, tokens, run)
+
+
+def _approve(tokens: list[str]) -> int:
+    def run(options: argparse.Namespace, overrides: list[str]) -> int:
+        from flows import approval
+
+        if overrides:
+            parser.error(f"unknown arguments: {' '.join(overrides)}")
+        return approval.approve(options)
+
+    parser = _Parser("curate approve", description=COMMANDS["approve"], allow_abbrev=False)
+    parser.add_argument("run", metavar="RUN", help="folder of the run, or its name in the workspace")
+    parser.add_argument("--digest", metavar="D", required=True, help="of the records, as the run has shown it")
+    parser.add_argument("--reject", action="store_true", help="reject them")
+    parser.add_argument("--reason", metavar="TEXT", help="why; kept for good, so name no record in it")
+    parser.add_argument("--by", metavar="NAME", help="who you are [the user of this system]")
+    _add_workspace(parser)
     return _guarded(parser, tokens, run)
 
 

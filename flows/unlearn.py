@@ -52,6 +52,9 @@ def _steps(run: UnlearnRun) -> dict[str, Any]:
     weights = step("weigh", run.weigh)(model, index, records)
     if run.config.dry_run:
         return run.finish("dry_run", records)
+    waiting = step("approve", run.unapproved)(records) if run.config.approval.required else None
+    if waiting is not None:
+        return run.finish(waiting, records)
     unlearned = step("unlearn", run.unlearn)(model, records, weights)
     references = step("references", run.references)(records)
     checked = step("verify", run.verify)(model, unlearned, references, records)

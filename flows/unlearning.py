@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-from flows.files import copy_atomic
+from flows import approval
+from flows.files import copy_atomic, digest_file
 from flows.modelling import checkpoint_of, index_of
-from flows.recorded import RecordedRun
+from flows.publishing import Place, published, roll_back, settle
+from flows.recorded import RecordedRun, recording
 from flows.requests import read_ids
 from flows.runner import Finished
+from flows.unlearn_evidence import FILES as EVIDENCE
+from flows.unlearn_evidence import Checked, check_secrets, problems_of, salt_of, write_evidence
 from flows.unlearn_requests import Requests
 from flows.unlearn_schema import UnlearnConfig
 from flows.unlearn_summary import summarise
@@ -37,7 +44,15 @@ class UnlearnRun(RecordedRun):
 
     requests: Requests | None = None
     ids: list[str] | None = None
-    _published: str | None = None  # title of the training that is published
+    _published: str | None = None  # MLflow's run of the training whose model is published
+    _evidence: Path | None = None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        if self.requests is not None:
+            self.requests.release()
 
     def flow(self) -> Callable[[Any, Callable[[], None]], dict[str, Any]]:
         """`flows.unlearn`, whose import takes seconds."""
@@ -49,8 +64,9 @@ class UnlearnRun(RecordedRun):
         """Read the ids, or claim what waits in the ledger.
 
         Raises:
-            ConfigError: there is no such file or ledger, or another process works on its requests.
+            ConfigError: there is no such file, key or ledger, or another process works on its requests.
         """
+        check_secrets(self.config)
         request = self.config.request
         if request.ledger:
             self.requests = Requests.claim(request, self.config.workspace)
@@ -64,12 +80,28 @@ class UnlearnRun(RecordedRun):
         """As of every run; what a former run has done and not told the ledger any more is told it now."""
         super().prepare()
         if self.unchanged is not None:
+            settle(self.folder.path)
             self._close(self.unchanged)
 
+    def settled(self, summary: Mapping[str, Any]) -> bool:
+        """All but a run that waits for an answer, which may have come, or has not got one in time."""
+        return summary["status"] not in (approval.AWAITING, approval.EXPIRED)
+
+    def begin(self, flow_run_id: str | None) -> str | None:
+        """As of every run; what an earlier start has published without coming to its end is taken back first."""
+        killed = super().begin(flow_run_id)
+        with recording():
+            undone = roll_back(self.folder.path)
+        if undone is not None:
+            self.screen.line(f"warning: {undone}")
+        return killed
+
     def identity(self) -> dict[str, Any]:
-        """As of every run, and which records it is about."""
-        batch = self.requests.number if self.requests is not None else None
-        return super().identity() | {"ids": self.ids, "batch": batch}
+        """As of every run, and which records it is about: of the ledger those of the batch as it was claimed."""
+        if self.requests is None:
+            return super().identity() | {"ids": self.ids, "batch": None}
+        batch = self.requests.batch
+        return super().identity() | {"ids": None, "batch": [batch.number, batch.digest] if batch else None}
 
     @property
     def asked(self) -> bool:
@@ -109,6 +141,16 @@ class UnlearnRun(RecordedRun):
         self._advance("weighed", {"records": records.values["records"], "weights": done.digest})
         return done
 
+    def unapproved(self, records: Finished) -> str | None:
+        """How the run ends for now for want of an approval; None where it may go on."""
+        section, folder = self.config.approval, self.folder.path
+        digest = approval.digest_of_records(records.files["records"], salt_of(self), self.config.request.dataset)
+        status = approval.status(folder, digest, section.expires_after)
+        if status != approval.APPROVED:
+            return status
+        self._advance("approved", approval.evidence_of(folder) or {})
+        return None
+
     def unlearn(self, model: Finished, records: Finished, weights: Finished) -> Finished:
         """Change the model."""
         inputs = {
@@ -126,6 +168,8 @@ class UnlearnRun(RecordedRun):
             records=str(records.files["records"]),
             weights_file=str(weights.files["weights"]),
         )
+        for warning in done.values["warnings"]:
+            self.screen.line(f"warning: {warning}")
         self.note_training("unlearn", done, {"data": self.loaded["digest"], **self.config.unlearn.model_dump()})
         self._advance("unlearned", {"model": done.digest, "changed": done.values["changed"]})
         return done
@@ -168,26 +212,26 @@ class UnlearnRun(RecordedRun):
         checked: Finished,
     ) -> dict[str, Any]:
         """Publish the unlearned model where the checks hold, else one trained without the records if that is allowed."""
-        chosen, others, tier = unlearned, references, "E1" if len(references) >= MANY else "E2"
-        self._published = "unlearn"
-        if not checked.values["passed"]:
-            if self.config.fallback == "none":
-                return self.finish("verify_failed", records, checked, None)
-            self.screen.line(
-                f"the checks failed ({checked.values['verdict']}): the model trained without the records is taken"
-            )
-            (chosen, *others), tier = references, EXACT
-            self._published = f"retrain-{self.config.train.seed + 1}"
-            self._advance("retrained", {"model": chosen.digest, "verdict": checked.values["verdict"]})
-            checked = self.verify(model, chosen, others, records, "verify-retrained")
-        self._advance("verified", {"verdict": checked.values["verdict"], "tier": tier})
-        copy_atomic(Path(checkpoint_of(chosen)), self.folder.path / MODEL)
-        evidence = None
-        if self.requests is not None:
-            from flows.unlearn_evidence import write_evidence
+        passed, tier = checked.values["passed"], "E1" if len(references) >= MANY else "E2"
+        found, title = Checked(model, unlearned, references, records, checked, tier, published=passed), "unlearn"
+        if not passed and self.config.fallback == "retrain":
+            found, title = self._retrained(found), f"retrain-{self.config.train.seed + 1}"
+        if not found.published:
+            self._evidence = write_evidence(self, found)
+            return self.finish("verify_failed", records, found.verified)
+        self._advance("verified", {"verdict": found.verified.values["verdict"], "tier": found.tier})
+        copy_atomic(Path(checkpoint_of(found.after)), self.folder.path / MODEL)
+        self._evidence, self._published = write_evidence(self, found), self.runs.get(title)
+        return self.finish("published", records, found.verified, found.tier)
 
-            evidence = write_evidence(self, self.requests, model, chosen, others, records, checked, tier)
-        return self.finish("published", records, checked, tier, evidence)
+    def _retrained(self, failed: Checked) -> Checked:
+        """The first of the models trained without the records, compared with the others, in place of one that failed."""
+        verdict = failed.verified.values["verdict"]
+        self.screen.line(f"the checks failed ({verdict}): the model trained without the records is taken")
+        chosen, *others = failed.references
+        self._advance("retrained", {"model": chosen.digest, "verdict": verdict})
+        verified = self.verify(failed.before, chosen, others, failed.records, "verify-retrained")
+        return replace(failed, after=chosen, references=others, verified=verified, tier=EXACT, published=True)
 
     def finish(
         self,
@@ -195,7 +239,6 @@ class UnlearnRun(RecordedRun):
         records: Finished | None = None,
         checked: Finished | None = None,
         tier: str | None = None,
-        evidence: Path | None = None,
     ) -> dict[str, Any]:
         """Put the results into the output folder and close the run; returns the summary."""
         if status == "no_action" and self.requests is not None and self.requests.refused:
@@ -210,8 +253,8 @@ class UnlearnRun(RecordedRun):
             copy_atomic(checked.files["assessment"], target / "assessment.json")
             copy_atomic(checked.files["verdicts"], target / "verdicts.parquet")
             results += ["assessment.json", "verdicts.parquet"]
-        if evidence is not None:
-            results += [evidence.name, f"{evidence.stem}.seal.json"]
+        if self._evidence is not None:
+            results += EVIDENCE
         summary = summarise(
             self.config,
             done,
@@ -220,6 +263,7 @@ class UnlearnRun(RecordedRun):
             results=results,
             checked=checked.values if checked else {},
             tier=tier,
+            approval=approval.entry_of(target) if self.config.approval.required else None,
             batch=self.requests.number if self.requests else None,
             run_ids={"mlflow_run_id": self.tracker.run_id, "prefect_flow_run_id": self.flow_run_id},
             uri=self.tracker.uri,
@@ -230,9 +274,36 @@ class UnlearnRun(RecordedRun):
         self._close(summary)
         return summary
 
-    def registers(self) -> str | None:
-        """The model that was published."""
-        return self.runs.get(self._published) if self._published and (self.folder.path / MODEL).is_file() else None
+    @contextmanager
+    def released(self) -> Iterator[dict[str, Any]]:
+        """Register the model that is published, if that is asked for, and move the alias to it."""
+        name, evidence = self.config.tracking.register_as, self._evidence
+        if name is None:
+            yield {}
+            return
+        place = Place(self.tracker.uri, name, self.config.publish.alias)
+        if self._published is None or evidence is None:
+            version = place.version()
+            yield {"alias": place.alias, "alias_before": version, "alias_after": version}
+            return
+        model = self.folder.path / MODEL
+        tags = {
+            "curate.run": self.folder.digest,
+            "curate.evidence": digest_file(evidence),
+            "curate.evidence_file": f"runs:/{self.tracker.run_id}/{evidence.name}",
+        }
+        lock = self.config.workspace / "publishing.lock"
+        with published(
+            self.tracker,
+            place,
+            self.folder.path,
+            model,
+            self._published,
+            tags,
+            lambda: problems_of(self, evidence, model),
+            lock,
+        ) as found:
+            yield found
 
     def _resolve(self, index: Finished | None) -> Finished:
         inputs = {
@@ -246,9 +317,10 @@ class UnlearnRun(RecordedRun):
 
     def _close(self, summary: Mapping[str, Any]) -> None:
         """Bring the requests to their end, last of all: a run that was killed before it finds its batch again."""
-        status = summary["status"]
-        details = {"verdict": summary["verdict"]} if summary["verdict"] is not None else {}
-        self._advance("no_action" if status == "rejected" else status, details)
+        if summary["status"] == approval.EXPIRED:
+            approval.forget(self.folder.path)
+        if self.requests is not None:
+            self.requests.close(summary)
 
     def _advance(self, status: str, details: dict[str, Any]) -> None:
         if self.requests is not None:

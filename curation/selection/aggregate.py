@@ -47,7 +47,7 @@ STRETCH = 65_536
 
 @dataclass(frozen=True)
 class Scored:
-    """What the rows of a pool do for the target; positive = proponent.
+    """What the rows of a pool do for the target, in the order of its index; positive = proponent.
 
     Attributes:
         scores: float32 [N]: over the groups their mean, their maximum, or by turns (see `aggregate`).
@@ -83,7 +83,7 @@ def aggregate(
         k: rows kept a group; at least the budget, for groups that take turns.
         normalise: divide target and pool gradients by their lengths: else long rows, and those with a large loss, lead.
         layer_weights: a factor >= 0 for some layers' part of every score (papers/seeds.md S1); 1 where left out.
-        allowed: bool [N]: rows that may be among a group's best.
+        allowed: bool [N], in the order of the index: rows that may be among a group's best.
         progress: told rows done and in all.
 
     Raises:

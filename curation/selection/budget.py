@@ -10,6 +10,9 @@ import numpy as np
 from curation.errors import DataError
 from curation.selection.pool import Pool
 
+PASSED_OVER = 100
+"""Rows one after the other that are too long for what is left of the tokens: then it is used up. An order may be costly."""
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -65,6 +68,10 @@ class Budget:
             )
         return Budget(rows=rows, tokens=self.tokens)
 
+    def left(self, rows: np.ndarray, lengths: np.ndarray) -> int:
+        """Rows or tokens that are left when `rows` are taken."""
+        return self.rows - len(rows) if self.rows is not None else (self.tokens or 0) - int(lengths[rows].sum())
+
     def most(self, pool: Pool) -> int:
         """How many rows can fit at most."""
         budget = self.of(pool)
@@ -73,7 +80,7 @@ class Budget:
         return int((np.sort(pool.lengths[pool.rows()]).cumsum() <= budget.tokens).sum())
 
     def take(self, order: Iterable[int], lengths: np.ndarray) -> np.ndarray:
-        """The rows of `order` that fit, int64: a row too long for what is left of the tokens is passed over.
+        """The rows of `order` that fit, int64; a row too long for what is left of the tokens is passed over.
 
         Args:
             order: positions in the pool, each once; read no further than needed.
@@ -82,16 +89,19 @@ class Budget:
         if self.share is not None:
             raise ValueError("a share has no rows of its own: call Budget.of(pool) first")
         taken: list[int] = []
-        left = self.tokens if self.tokens is not None else 0
-        shortest = int(lengths.min())
+        left, passed, shortest = self.tokens or 0, 0, int(lengths.min())
         for row in order:
             if self.rows is not None:
                 taken.append(int(row))
                 if len(taken) == self.rows:
                     break
-            elif lengths[row] <= left:
+            elif lengths[row] > left:
+                passed += 1
+                if passed == PASSED_OVER:
+                    break
+            else:
                 taken.append(int(row))
-                left -= int(lengths[row])
+                left, passed = left - int(lengths[row]), 0
                 if left < shortest:
                     break
         return np.array(taken, dtype=np.int64)

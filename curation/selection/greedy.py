@@ -50,9 +50,9 @@ def greedy(
         return similarities(candidates[rows], covered) if table is None else table[rows]
 
     def gains(found: np.ndarray, of: np.ndarray) -> np.ndarray:
-        added: np.ndarray = np.maximum(found - reached, 0).sum(1, dtype=np.float64)
-        found_gains: np.ndarray = coverage * added / m + of
-        return found_gains
+        total: np.ndarray = np.maximum(found - reached, 0).sum(1, dtype=np.float64) * (coverage / m)  # [b, m] -> [b]
+        total += of
+        return total
 
     first = np.empty(count)
     step = max(1, BLOCK_NUMBERS // m)

@@ -13,7 +13,8 @@ from curation.errors import CurationError, ModelError, TrainingError
 from curation.examples import table_digest, write_parquet_atomic
 from curation.mislabel import forward_pass
 from curation.models import kind_of
-from curation.unlearning.objectives import build_objective
+from curation.unlearning.newton_head import NEWTON, NewtonOptions, check_head
+from curation.unlearning.objectives import build_objective, with_options
 from flows.files import digest_file, digest_of
 from flows.stages import targeting
 from flows.stages.common import (
@@ -68,7 +69,7 @@ def load(arguments: Arguments, folder: Path, progress: Progress) -> Output:
         open_labelled(arguments)
         _check_head(model, batch)
     if "unlearn" in arguments:
-        _check_objective(arguments["unlearn"])
+        _check_objective(arguments["unlearn"], model, batch)
     index = arguments["index"]["path"]
     if index is not None:
         if checkpoint is None:
@@ -107,14 +108,20 @@ def load(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     )
 
 
-def _check_objective(options: Arguments) -> None:
-    """Nothing, when the objective takes its options.
+def _check_objective(options: Arguments, model: nn.Module, batch: Any) -> None:
+    """Nothing, when the objective takes its options, and the model the objective.
 
     Raises:
-        ModelError: it does not; the text lists those it takes.
+        ModelError: it does not; the text lists the options it takes.
     """
     try:
-        build_objective(options["objective"], options["options"])
+        if options["objective"] == NEWTON:
+            with_options(NEWTON, NewtonOptions, options["options"])
+            check_head(model, batch)
+        else:
+            build_objective(options["objective"], options["options"])
+    except ModelError:
+        raise
     except CurationError as error:
         raise ModelError(f"unlearn.options: {error}") from error
 

@@ -12,7 +12,8 @@ from flows.select_schema import SelectConfig
 from flows.unlearn_schema import UnlearnConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-SCHEMAS = {"serve.yaml": ServeConfig, "index.yaml": IndexConfig, "unlearn_people.yaml": UnlearnConfig}
+SCHEMAS = {"serve.yaml": ServeConfig, "index.yaml": IndexConfig}
+SCHEMAS |= {file.name: UnlearnConfig for file in CONFIGS.glob("unlearn_*.yaml")}
 SCHEMAS |= {f"select_{name}.yaml": SelectConfig for name in ("digits", "reviews", "llm")}
 
 

@@ -80,9 +80,12 @@ class Density(Strategy):
             raise DataError(self.problems(pool))
         ranked = pool.ranked()
         rows = np.sort(ranked[: max(1, int(self.among * len(ranked)))])
-        if budget.rows is not None and len(rows) < budget.rows:
+        if (lacking := budget.left(rows, pool.lengths)) > 0:
+            what = "rows" if budget.rows is not None else "tokens"
             raise DataError(
-                [f"among={self.among} leaves {len(rows):,} rows to draw from, the budget is {budget.rows:,}: raise it"]
+                [
+                    f"among={self.among} leaves {len(rows):,} rows to draw from, {lacking:,} {what} short of the budget: raise it"
+                ]
             )
         generator = np.random.default_rng(seed)
         density = pseudo_density(pool.vectors[rows], self.neighbours, self.reference, generator)

@@ -31,11 +31,13 @@ class RoundRobin(Strategy):
             raise DataError(self.problems(pool))
         by: dict[int, tuple[str, float]] = {}
         taken = budget.take(_turns(best, pool.allowed, by), pool.lengths)
-        if budget.rows is not None and len(taken) < budget.rows:
+        longest = int(pool.lengths.max()) if budget.tokens is not None else 1
+        if len(taken) < len(pool.rows()) and budget.left(taken, pool.lengths) >= longest:
+            size = f"{budget.rows:,} rows" if budget.rows is not None else f"{budget.tokens:,} tokens"
             raise DataError(
                 [
                     f"the {len(best.groups):,} target groups' {best.rows.shape[1]:,} strongest rows each hold {len(taken):,} that "
-                    f"are allowed, the budget is {budget.rows:,} rows: keep more rows a group (k) when scores are aggregated"
+                    f"are allowed, fewer than the budget of {size}: keep more rows a group (k) when scores are aggregated"
                 ]
             )
         reasons = [f"taken for the target group {by[row][0]!r}, score {by[row][1]:.4g}" for row in taken.tolist()]
