@@ -29,6 +29,7 @@ COMMANDS = {
     "clean": "find wrong labels, edit them, retrain, report",
     "index": "build, query, inspect, verify or change a LoRIF index",
     "requests": "note requests to remove records, list them, check their evidence",
+    "select": "choose the rows worth fine-tuning on, and show it",
     "serve": "run clean on a schedule",
     "unlearn": "remove records from a model, keep the rest, and show it",
     "workspace": "free the space of results that no run uses",
@@ -114,6 +115,7 @@ def _dispatch(tokens: list[str]) -> int:
         "clean": _clean,
         "index": _index,
         "requests": _requests,
+        "select": _select,
         "serve": _serve,
         "unlearn": _unlearn,
         "workspace": _workspace,
@@ -130,6 +132,19 @@ def _clean(tokens: list[str]) -> int:
         return jobs.clean(options, overrides)
 
     parser = _config_parser("curate clean", COMMANDS["clean"], CleanConfig, tokens)
+    parser.add_argument("--output-dir", metavar="DIR", help="folder of the results")
+    return _guarded(parser, tokens, run)
+
+
+def _select(tokens: list[str]) -> int:
+    from flows.select_schema import SelectConfig
+
+    def run(options: argparse.Namespace, overrides: list[str]) -> int:
+        from flows import jobs
+
+        return jobs.select(options, overrides)
+
+    parser = _config_parser("curate select", COMMANDS["select"], SelectConfig, tokens)
     parser.add_argument("--output-dir", metavar="DIR", help="folder of the results")
     return _guarded(parser, tokens, run)
 

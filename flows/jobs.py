@@ -1,4 +1,4 @@
-"""`curate clean` and `curate unlearn`, from the parsed command line to the closing table."""
+"""`curate clean`, `curate select` and `curate unlearn`, from the parsed command line to the closing table."""
 
 from __future__ import annotations
 
@@ -31,6 +31,23 @@ def clean(options: argparse.Namespace, tokens: list[str]) -> int:
     with Screen() as screen, CleanRun(config, screen, options.command) as run:
         found = _run(run)
     summary.closing_table(found, Console())
+    return 0
+
+
+def select(options: argparse.Namespace, tokens: list[str]) -> int:
+    """Run select; returns the exit code.
+
+    Raises:
+        CurationError: as `flows.cli` reports them.
+    """
+    from flows import select_summary
+    from flows.select_schema import SelectConfig
+    from flows.selecting import SelectRun
+
+    config = _config(SelectConfig, options, tokens)
+    with Screen() as screen, SelectRun(config, screen, options.command) as run:
+        found = _run(run)
+    select_summary.closing_table(found, Console())
     return 0
 
 

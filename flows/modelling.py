@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,6 +21,34 @@ PURGED = "purged.json"
 _SECTIONS = {"name", "root", "data", "model", "train", "index"}
 _SECTIONS |= {"signals", "decide", "report"}  # of clean
 _SECTIONS |= {"request", "weights", "unlearn", "verify"}  # of unlearn
+_SECTIONS |= {"target", "warmup", "scores", "strategy", "budget", "controls", "exclude_harmful"}  # of select
+_SECTIONS |= {"duplicates", "decontaminate"}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Some training rows to train on, and the model to go on from.
+
+    Attributes:
+        rows: Parquet file with ``example_id`` and ``weight``.
+        digest: of what is in it.
+        steps: optimizer steps of an epoch; None: one pass over the rows.
+        start: the model; None: a new one, of the weights that the seed draws.
+    """
+
+    rows: Path
+    digest: str
+    steps: int | None = None
+    start: Finished | None = None
+
+    def inputs(self) -> dict[str, Any]:
+        """What the result depends on."""
+        return {"rows": self.digest, "steps": self.steps, "start": self.start.digest if self.start else None}
+
+    def arguments(self) -> dict[str, Any]:
+        """What the stage gets."""
+        start = checkpoint_of(self.start) if self.start else None
+        return {"rows": str(self.rows), "steps": self.steps, "start": start}
 
 
 class ModelRun:
@@ -96,7 +125,14 @@ class ModelRun:
         self.stages["train"] = given
         return given
 
-    def train(self, title: str, data_digest: str, decisions: str | None, seed: int | None = None) -> Finished:
+    def train(
+        self,
+        title: str,
+        data_digest: str,
+        decisions: str | None,
+        seed: int | None = None,
+        chosen: Chosen | None = None,
+    ) -> Finished:
         """Train on the data, after the edits in the file ``decisions`` if there is one; before and after share a cache.
 
         Args:
@@ -104,10 +140,14 @@ class ModelRun:
             data_digest: of the rows as they are trained on.
             decisions: path of decisions to apply first.
             seed: another one than the configuration's.
+            chosen: train on some of the rows only.
         """
         options = self.config.train.model_dump(mode="json") | ({} if seed is None else {"seed": seed})
         inputs = self._train_inputs(data_digest) | {"train": options}
-        arguments = self.arguments(decisions=decisions, train=options)
+        if chosen is not None:
+            inputs["chosen"] = chosen.inputs()
+        some = chosen.arguments() if chosen is not None else None
+        arguments = self.arguments(decisions=decisions, train=options, chosen=some)
         done = self.runner.run("train", inputs, arguments, fresh=self._heavy and title != "train", title=title)
         self.stages[title] = done
         return done

@@ -1,17 +1,22 @@
 """The stages' bodies: plain functions of (arguments, folder, progress), run by `flows.stage` in a process of their own."""
 
 from flows.stages import (
+    aggregating,
     appending,
     applying,
+    choosing,
     comparing,
     deciding,
     estimating,
+    excluding,
+    growing,
     indexing,
     prepare,
     querying,
     reporting,
     resolving,
     scoring,
+    select_reporting,
     tracing,
     training,
     unlearning,
@@ -36,4 +41,9 @@ STAGES = {
     "unlearn": unlearning.run,
     "verify": verifying.run,
     "trace": tracing.run,
+    "exclude": excluding.run,
+    "grow": growing.run,
+    "aggregate": aggregating.run,
+    "choose": choosing.run,
+    "present": select_reporting.run,
 }
