@@ -32,18 +32,21 @@ class Chosen:
     Attributes:
         rows: Parquet file with ``example_id`` and ``weight``.
         digest: of what is in it.
+        watched: digest of the rows that every epoch is measured on.
         steps: optimizer steps of an epoch; None: one pass over the rows.
         start: the model; None: a new one, of the weights that the seed draws.
     """
 
     rows: Path
     digest: str
+    watched: str
     steps: int | None = None
     start: Finished | None = None
 
     def inputs(self) -> dict[str, Any]:
-        """What the result depends on."""
-        return {"rows": self.digest, "steps": self.steps, "start": self.start.digest if self.start else None}
+        """What the result depends on: its figures are of the rows watched."""
+        start = self.start.digest if self.start else None
+        return {"rows": self.digest, "watched": self.watched, "steps": self.steps, "start": start}
 
     def arguments(self) -> dict[str, Any]:
         """What the stage gets."""

@@ -11,6 +11,7 @@ from flows.growth import Pools, State
 from flows.modelling import Chosen, checkpoint_of, index_of
 from flows.recorded import RecordedRun, config_text
 from flows.runner import Finished
+from flows.schema import HOW_ONLY
 from flows.select_schema import SelectConfig
 from flows.select_summary import summarise
 
@@ -47,9 +48,10 @@ class SelectRun(RecordedRun):
             "init_args": config.model.init_args,
             "checkpoint": self.loaded["checkpoint"],
             "train": config.train.model_dump(mode="json"),
-            "index": config.index.model_dump(mode="json"),
+            "index": config.index.model_dump(mode="json", exclude=HOW_ONLY),
             "warmup": config.warmup,
-            "target": self.loaded["select"]["digest"],
+            "target": self._target,
+            **config.model_dump(mode="json", include={"duplicates", "decontaminate"}),
         }
         self._pools = Pools(config.workspace, config.name, alike, self.screen.line)
         self._state = self._pools.find(self.loaded["digest"], self.stages["load"].files["rows"], self.runner)
@@ -57,7 +59,7 @@ class SelectRun(RecordedRun):
     def identity(self) -> dict[str, Any]:
         """As of every run, which rows the target has, and what the index was grown from."""
         origin = self._state.origin if self._state else None
-        return super().identity() | {"target": self.loaded["select"]["digest"], "origin": origin}
+        return super().identity() | {"target": self._target, "origin": origin}
 
     def exclude(self) -> Finished:
         """Find the rows that must not be chosen."""
@@ -66,7 +68,7 @@ class SelectRun(RecordedRun):
         )
         inputs = {
             "data": self.loaded["digest"],
-            "target": self.loaded["select"]["digest"],
+            "target": self._target,
             "seed": self.config.train.seed,
             **options,
         }
@@ -84,10 +86,8 @@ class SelectRun(RecordedRun):
             self.screen.end("the model of an earlier state of this pool")
             self.stages["train"] = self._state.model
             return self._state.model
-        values = excluded.values
-        return self.train(
-            "train", self.loaded["digest"], None, chosen=Chosen(excluded.files["slice"], values["slice_digest"])
-        )
+        part = Chosen(excluded.files["slice"], excluded.values["slice_digest"], self._target)
+        return self.train("train", self.loaded["digest"], None, chosen=part)
 
     def indexed(self, model: Finished) -> Finished:
         """The index of the pool: built, or grown from that of an earlier state of it."""
@@ -103,7 +103,7 @@ class SelectRun(RecordedRun):
                 "base": state.index.digest,
                 "model": model.digest,
                 "data": self.loaded["digest"],
-                "index": self.config.index.model_dump(mode="json"),
+                "index": self.config.index.model_dump(mode="json", exclude=HOW_ONLY),
             }
             index = self.run("grow", inputs, checkpoint=checkpoint_of(model), base=index_of(state.index))
             self.screen.line(f"{index.values['added']:,} new rows added to the index of now {index.values['rows']:,}")
@@ -120,7 +120,7 @@ class SelectRun(RecordedRun):
             "model": model.digest,
             "index": index.digest,
             "data": self.loaded["digest"],
-            "target": self.loaded["select"]["digest"],
+            "target": self._target,
             "options": self.config.target.model_dump(mode="json"),
             "scores": self.config.scores.model_dump(mode="json"),
             "excluded": excluded.digest,
@@ -167,7 +167,7 @@ class SelectRun(RecordedRun):
         for name in (SELECTED, *self.config.controls) if self.seeds else ():
             for seed in self.seeds:
                 title = f"{name}-{seed}" if name == RANDOM else name
-                some = Chosen(chosen.files[title], chosen.values["digests"][title], steps, start)
+                some = Chosen(chosen.files[title], chosen.values["digests"][title], self._target, steps, start)
                 label = self.config.strategy.name if name == SELECTED else name
                 found = self.train(f"{label}-{seed}", self.loaded["digest"], None, seed, some)
                 done.setdefault(label, []).append(found)
@@ -211,6 +211,11 @@ class SelectRun(RecordedRun):
         """Of the fine-tunings, other ones than the warm-up's."""
         first = self.config.train.seed + 1
         return list(range(first, first + self.config.compare.seeds))
+
+    @property
+    def _target(self) -> str:
+        """Digest of the target: its rows, and which of them choose and which measure."""
+        return str(self.loaded["select"]["digest"])
 
     def _summary(self, tuned: dict[str, list[Finished]], results: list[str]) -> dict[str, Any]:
         return summarise(

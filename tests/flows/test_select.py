@@ -15,6 +15,7 @@ import pytest
 from mlflow import MlflowClient
 
 from flows.cli import main
+from flows.modelling import Chosen
 
 ROOT = Path(__file__).parents[2]
 WORDS = {0: ["dull", "grey", "broken", "slow", "sad", "poor"], 1: ["fine", "bright", "whole", "quick", "glad", "rich"]}
@@ -28,10 +29,10 @@ target:
   group_by: label
 budget: {rows: 20}
 warmup: 0.5
-train: {max_epochs: 2}
+train: {max_epochs: 1}
 index: {curvature_rank: 8}
-controls: [random, bm25]
-compare: {seeds: 2, steps: 3}
+controls: [random]
+compare: {seeds: 2, steps: 6}
 report: {rows: 3, examples: 2}
 """
 
@@ -86,10 +87,10 @@ def test_the_summary_has_the_promised_keys(first: dict[str, Any]) -> None:
     assert first["n_selected"] == 20 < first["n_pool"] and first["n_target"] == 8
     assert first["n_excluded"] == 2 and first["excluded"] == {"target rows": 1, "duplicates": 1}
     assert 0 < first["n_harmful"] < first["n_pool"] and -1 <= first["bias"]["length"] <= 1
-    assert list(first["target_accuracy"]) == ["top_k", "random", "bm25"]
+    assert list(first["target_accuracy"]) == ["top_k", "random"]
     for found in first["target_accuracy"].values():
         assert 0 <= found["low"] <= found["mean"] <= found["high"] <= 1 and len(found["seeds"]) == 2
-    assert list(first["target_advantage"]) == ["random", "bm25"]
+    assert list(first["target_advantage"]) == ["random"]
     assert first["steps"] == 6 and first["index"]["grown_from"] is None
     assert {"data", "target", "selection", "run", "code", "index"} <= set(first["digests"])
     assert first["seeds"]["fine_tune"] == [1, 2]
@@ -107,7 +108,7 @@ def test_the_tables_agree_with_the_summary(first: dict[str, Any], folder: Path) 
     allowed = scores.filter(~pl.col("example_id").is_in(excluded["example_id"].implode()))
     best = allowed.sort("score", descending=True, maintain_order=True).head(20)
     assert selected["example_id"].to_list() == best["example_id"].to_list()
-    assert {"score", "mean", "random-1", "random-2", "bm25", "length"} <= set(scores.columns)
+    assert {"score", "mean", "random-1", "random-2", "length"} <= set(scores.columns)
 
 
 def test_the_page_shows_the_top_row_beside_target_rows(first: dict[str, Any], folder: Path) -> None:
@@ -152,6 +153,11 @@ def test_a_pool_that_grew_has_only_its_new_rows_indexed(
     assert len(both) == len(old) and both.select(pl.corr("score", "score_now")).item() > 0.9, "rows keep their scores"
     assert curate(*later) == 0
     assert "Unchanged" in capsys.readouterr().out
+
+
+def test_a_training_is_one_of_the_rows_it_is_measured_on() -> None:
+    one, same, other = (Chosen(Path("rows"), "digest", watched, 3).inputs() for watched in ("a", "a", "b"))
+    assert one == same != other
 
 
 def test_the_help_lists_every_key_and_imports_no_torch() -> None:
