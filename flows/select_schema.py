@@ -42,7 +42,9 @@ class TargetSection(Section):
     )
     where: TargetWhereSection = TargetWhereSection()
     examples: int = Field(
-        default=50, ge=1, description="Target rows that choose, drawn by chance; the others measure and are held out."
+        default=50,
+        ge=1,
+        description="Target rows that choose, drawn by chance; the others, copies of these left out, measure.",
     )
     group_by: str | None = Field(
         default=None,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from curation.data.example_data import ExampleData
@@ -14,7 +15,7 @@ from curation.huggingface import HASHED
 
 
 def digest_of_inputs(item: Any, text: str | None = None) -> str:
-    """Sha256 (hex) of what a model sees of a row beside its label: its tokens, its text (padding left out), or its numbers.
+    """Sha256 (hex) of what a row is beside its label: its text, the tokens of a question, or its numbers.
 
     Args:
         item: the row as a data set gives it.
@@ -22,14 +23,33 @@ def digest_of_inputs(item: Any, text: str | None = None) -> str:
     """
     if text is not None and not isinstance(item, Mapping):
         return hashlib.sha256(text.encode()).hexdigest()
-    inputs: Tensor = item["input_ids"] if isinstance(item, Mapping) else item[0]
-    values = np.ascontiguousarray(inputs.detach().cpu().numpy())
-    return hashlib.sha256(f"{values.dtype} {values.shape} ".encode() + values.tobytes()).hexdigest()
+    return _digest_of(item["input_ids"] if isinstance(item, Mapping) else item[0])
 
 
-def code_of(item: Any) -> str:
-    """The label of a row as text; empty where rows have none."""
-    return "" if isinstance(item, Mapping) else str(int(item[1]))
+def digest_of_row(data: ExampleData, item: Any) -> str:
+    """Sha256 (hex) of all that a model sees of a row: its tokens, without padding, or its numbers, and its label.
+
+    Two rows of one text differ where other options made their tokens.
+
+    Args:
+        data: what the row is of.
+        item: the row as a data set gives it.
+    """
+    if isinstance(item, Mapping):
+        return _digest_of(item["input_ids"], item["labels"])
+    inputs, code = item
+    if data.payload_kind == "text":
+        inputs = inputs[inputs != data.model_defaults()["pad_id"]]
+    return _digest_of(inputs, torch.as_tensor(code))
+
+
+def _digest_of(*parts: Tensor) -> str:
+    """Of types, shapes and numbers."""
+    digest = hashlib.sha256()
+    for part in parts:
+        values = np.ascontiguousarray(part.detach().cpu().numpy())
+        digest.update(f"{values.dtype} {values.shape} ".encode() + values.tobytes())
+    return digest.hexdigest()
 
 
 def texts_of(data: ExampleData) -> list[str] | None:

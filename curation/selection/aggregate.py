@@ -164,14 +164,24 @@ def _group_gradients(
             stop = start + len(part[layers[0].name])
             scale = torch.ones(stop - start, dtype=torch.float64, device=where)
             if normalise:
-                squares = torch.stack([part[x.name].double().square().sum((1, 2)) for x in layers]).sum(0)  # [B]
-                scale = _inverse(squares.sqrt())
+                scale = inverse(_lengths(part))
             for layer in layers:
                 scaled = part[layer.name].double() * scale[:, None, None]
                 sums[layer.name].index_add_(0, ours[start:stop], scaled)
             start = stop
     counts = torch.bincount(ours, minlength=len(chosen))[:, None, None]
     return {name: (x / counts * weights.get(name, 1.0)).float() for name, x in sums.items()}
+
+
+def target_norms(attributor: LoRIF, loader: Iterable[Batch]) -> Tensor:
+    """|g_q| of each target row over all layers, projected as the index is; float64 [Q] on the CPU."""
+    with closing(attributor.gradients(loader)) as gradients:
+        return torch.cat([_lengths(part).cpu() for part in gradients])
+
+
+def _lengths(part: Mapping[str, Tensor]) -> Tensor:
+    """Of gradients, a matrix [B, d1, d2] a layer: float64 [B]."""
+    return torch.stack([x.double().square().sum((1, 2)) for x in part.values()]).sum(0).sqrt()
 
 
 def _rows(batches: Sequence[Batch], wanted: np.ndarray) -> Iterator[Batch]:
@@ -208,7 +218,7 @@ def _stretches(
             for checkpoint, cut, lengths in zip(checkpoints, streams, norms, strict=True):
                 part = next(cut) * checkpoint.learning_rate  # [G, n]
                 if lengths is not None:
-                    part = part * _inverse(torch.from_numpy(lengths[first:stop])).numpy()
+                    part = part * inverse(torch.from_numpy(lengths[first:stop])).numpy()
                 total += part
             yield first, total
 
@@ -227,7 +237,7 @@ def _cut(parts: Iterable[tuple[int, Tensor]], rows: int, count: int) -> Iterator
             have = max(0, have - rows)
 
 
-def _inverse(lengths: Tensor) -> Tensor:
+def inverse(lengths: Tensor) -> Tensor:
     """1 / lengths; 0 for those of zero, whose gradient has no direction."""
     return torch.where(lengths > 0, 1 / lengths, torch.zeros_like(lengths))
 

@@ -16,14 +16,17 @@ from lightning import LightningModule
 
 from curation.data import ExampleData
 from curation.data.contents import lengths_of, texts_of
+from curation.errors import DataError
 from curation.examples import write_parquet_atomic
 from curation.models.embedding import embeddings
+from curation.selection.aggregate import inverse, target_norms
 from curation.selection.bias import bias
+from curation.selection.budget import Budget
 from curation.selection.controls import bm25, loss, random_scores, similarity
 from curation.selection.exclusions import allowed, exclusion_table
 from curation.selection.harmful import harmful
 from curation.selection.pool import Best, Pool
-from curation.selection.strategies import Selection, TopK
+from curation.selection.strategies import Selection, Strategy, TopK
 from flows.files import digest_of
 from flows.stages.aggregating import allowed_rows, index_places, read_best
 from flows.stages.common import Arguments, Output, Progress, device, open_data
@@ -53,13 +56,14 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     attributor, model = open_index(arguments, data, progress)
     progress("rows of the pool", 0, len(data.train_dataset))
     pool = _pool(arguments, data, targets, model, needs_vectors="vectors" in strategy.needs)
+    norms = _norms(attributor, data)
     names = data.examples.filter(split="train")["example_id"]
     mean = pl.read_parquet(arguments["scores_file"])["mean"].to_numpy()
     hurting = harmful(mean)
     write_parquet_atomic(exclusion_table(hurting, pool.ids), folder / "harmful.parquet")
-    if arguments["exclude_harmful"]:
-        pool = replace(pool, allowed=pool.allowed & allowed(len(pool), hurting))
-    chosen = {"selected": strategy.select(pool, budget, options["seed"])}
+    helping = pool.allowed & allowed(len(pool), hurting) if arguments["exclude_harmful"] else pool.allowed
+    # The controls choose from all rows: what hurts the target is known by influence only.
+    chosen = {"selected": _selected(strategy, replace(pool, allowed=helping), budget, options["seed"], pool)}
     scores = {"score": pool.scores, "mean": mean}
     for control in arguments["controls"]:
         for title, seed in _draws(control, arguments["seeds"]):
@@ -71,7 +75,7 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
         write_parquet_atomic(_table(selection, names, name), folder / f"{title}.parquet")
     frame = pl.DataFrame({"example_id": names, **scores}).with_columns(length=pl.Series(pool.lengths))
     write_parquet_atomic(frame, folder / "scores.parquet")
-    write_parquet_atomic(_shown(arguments, attributor, data, targets, pool), folder / "shown.parquet")
+    write_parquet_atomic(_shown(arguments, attributor, data, targets, pool, norms), folder / "shown.parquet")
     values = {
         "rows": len(chosen["selected"]),
         "tokens": int(pool.lengths[chosen["selected"].rows].sum()),
@@ -80,9 +84,23 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
             for title, one in chosen.items()
         },
         "harmful": len(hurting),
-        "bias": _bias(attributor, data, pool),
+        "bias": _bias(pool, norms),
     }
     return Output(values, {title: f"{title}.parquet" for title in ("scores", "shown", "harmful", *chosen)})
+
+
+def _selected(strategy: Strategy, helping: Pool, budget: Budget, seed: int, pool: Pool) -> Selection:
+    """The selection from the rows that help.
+
+    Raises:
+        DataError: they are fewer than the budget.
+    """
+    try:
+        return strategy.select(helping, budget, seed)
+    except DataError as error:
+        if not (hurting := len(pool.rows()) - len(helping.rows())):
+            raise
+        raise DataError([f"{x} (exclude_harmful leaves out {hurting:,} rows)" for x in error.problems]) from error
 
 
 def _pool(
@@ -147,7 +165,9 @@ def _table(selection: Selection, names: pl.Series, strategy: str) -> pl.DataFram
     )
 
 
-def _shown(arguments: Arguments, attributor: LoRIF, data: ExampleData, targets: Targets, pool: Pool) -> pl.DataFrame:
+def _shown(
+    arguments: Arguments, attributor: LoRIF, data: ExampleData, targets: Targets, pool: Pool, norms: np.ndarray
+) -> pl.DataFrame:
     """For the rows of the highest and of the lowest scores, the score of each for every target row that chooses."""
     most = arguments["report"]["rows"]
     ranked = pool.ranked()
@@ -158,22 +178,30 @@ def _shown(arguments: Arguments, attributor: LoRIF, data: ExampleData, targets: 
     parts = []
     for first in range(0, len(targets.choosing) if len(rows) else 0, together):
         asked = targets.loader(targets.choosing[first : first + together], arguments["index"]["batch_size"])
-        parts.append(attributor.score(asked)[:, columns])  # [M, N] -> [M, rows]
-    table = torch.cat(parts).cpu().numpy() if parts else np.empty((len(targets.choosing), 0), dtype=np.float32)
+        part = attributor.score(asked)[:, columns].double().cpu()  # [M, N] -> [M, rows]
+        if arguments["scores"]["normalise"]:
+            part *= inverse(target_norms(attributor, asked))[:, None] * inverse(torch.from_numpy(norms[rows]))
+        parts.append(part)
+    table = torch.cat(parts).numpy() if parts else np.empty((len(targets.choosing), 0))
     return pl.DataFrame(
         {
             "position": np.tile(rows, len(table)),
             "target": np.repeat(targets.choosing, len(rows)),
-            "score": table.ravel(),
+            "score": table.ravel().astype(np.float32),
         },
         schema={"position": pl.Int64, "target": pl.Int64, "score": pl.Float32},
     )
 
 
-def _bias(attributor: LoRIF, data: ExampleData, pool: Pool) -> dict[str, float | None]:
-    """What the scores may be of instead: Spearman's with lengths and gradients' norms, and how many groups share a best row."""
-    norms: np.ndarray = np.empty(len(pool))
+def _norms(attributor: LoRIF, data: ExampleData) -> np.ndarray:
+    """Lengths of the pool's gradients, float64 [N]."""
+    norms: np.ndarray = np.empty(len(data.train_dataset))
     norms[index_places(attributor, data)] = gradient_norms(attributor.store).numpy()
+    return norms
+
+
+def _bias(pool: Pool, norms: np.ndarray) -> dict[str, float | None]:
+    """What the scores may be of instead: Spearman's with lengths and gradients' norms, and how many groups share a best row."""
     rows = pool.rows()
     best = cast(Best, pool.best)
     found = bias(best.rows, pool.scores[rows], pool.lengths[rows], norms[rows])

@@ -22,7 +22,7 @@ from curation.selection.duplicates import Alike, duplicates
 from curation.selection.pool import Pool
 from flows.files import digest_of
 from flows.stages.common import Arguments, Output, Progress, open_data
-from flows.stages.targeting import Targets, budget_of, drawn_order, open_targets
+from flows.stages.targeting import Targets, budget_of, drawn_order, open_targets, pool_columns, strategy_of
 
 
 def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
@@ -120,8 +120,11 @@ def _check_left(arguments: Arguments, data: ExampleData, allowed: np.ndarray, co
         DataError: it cannot; the text says what went.
     """
     try:
-        pool = Pool(data.train_ids(), np.zeros(len(allowed), dtype=np.float32), lengths_of(data), allowed=allowed)
-        budget_of(arguments).of(pool)
+        nothing: np.ndarray = np.zeros(len(allowed), dtype=np.float32)
+        pool = Pool(data.train_ids(), nothing, lengths_of(data), allowed=allowed, columns=pool_columns(data))
+        problems = strategy_of(arguments).shortfalls(pool, budget_of(arguments).of(pool))
+        if problems:
+            raise DataError(problems)
     except DataError as error:
         gone = ", ".join(f"{rows:,} as {kind}" for kind, rows in sorted(counts.items()))
         raise DataError([f"{problem} ({gone or 'no'} rows were excluded)" for problem in error.problems]) from error

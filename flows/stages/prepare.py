@@ -66,6 +66,8 @@ def load(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     classes = list(data.classes) if isinstance(data, CuratedData) else []
     kind_of(batch).check(model, batch, len(classes))
     _check_layers(model, arguments["index"])
+    if "target" in arguments:
+        targeting.check_model(arguments, model, batch)
     if "signals" in arguments:
         open_labelled(arguments)
         _check_head(model, batch)

@@ -12,17 +12,19 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from curation.data import CuratedData, ExampleData, Payload
 from curation.data.chosen import Recoded
-from curation.data.contents import code_of, digest_of_inputs, texts_of
+from curation.data.contents import digest_of_inputs, digest_of_row, texts_of
 from curation.errors import CurationError, DataError, ModelError
 from curation.examples import column_problems
+from curation.models.embedding import embeddings
 from curation.selection.budget import Budget
 from curation.selection.strategies import Strategy, build_strategy
 from flows.files import digest_of
-from flows.stages.common import Arguments, open_data
+from flows.stages.common import Arguments, device, open_data
 
 LEAST_ROWS = 10
 """Rows of the smallest pool there is something to choose from."""
@@ -38,10 +40,9 @@ class Targets:
         table: what is known of each: ``example_id``, the label or question, and the user's columns; Q rows.
         show: of a position how to show it.
         choosing: positions of those that choose, ascending, int64.
-        measuring: positions of the others, which are held out.
+        measuring: positions of the others, which are held out, but for those that hold what a choosing row does.
         groups: name of the target group of each row, Q.
-        digest: of all of them, as models see them.
-        own: positions of target rows among the pool's training rows, int64; empty where they are of another split or source.
+        digest: of all of them, as they are and as models see them.
     """
 
     dataset: Dataset[Any]
@@ -52,7 +53,6 @@ class Targets:
     measuring: np.ndarray
     groups: list[str]
     digest: str
-    own: np.ndarray
 
     def __len__(self) -> int:
         """Q."""
@@ -92,19 +92,27 @@ def open_targets(arguments: Arguments, data: ExampleData) -> Targets:
     choosing = np.sort(drawn_order(names, options["seed"])[: options["examples"]])
     dataset = Recoded(source, rows, _coded_as(data, source))
     shown = [source.show_row(int(row)).text for row in rows]
-    seen = [digest_of_inputs(dataset[row], text) + code_of(dataset[row]) for row, text in enumerate(shown)]
-    is_train = (table["split"] == "train").to_numpy()
-    own = np.cumsum(is_train)[rows[is_train[rows]]] - 1 if source is data else np.empty(0, dtype=np.int64)
+    seen = [
+        [digest_of_inputs(dataset[row], text), digest_of_row(source, dataset[row])] for row, text in enumerate(shown)
+    ]
+    known = {seen[row][0] for row in choosing.tolist()}
+    measuring = [row for row in np.setdiff1d(np.arange(len(rows)), choosing).tolist() if seen[row][0] not in known]
+    if not measuring:
+        raise DataError(
+            [
+                f"target: all {len(rows) - len(choosing)} target rows{_named(options)} that are to measure hold exactly what one "
+                "that chooses does; expected others"
+            ]
+        )
     return Targets(
         dataset,
         source.collate,
         table[rows],
         lambda position: source.show_row(int(rows[position])),
         choosing,
-        np.setdiff1d(np.arange(len(rows)), choosing),
+        np.array(measuring, dtype=np.int64),
         groups,
         digest_of([sorted(zip(map(str, names), seen, groups, strict=True)), options["examples"], options["seed"]]),
-        own,
     )
 
 
@@ -148,6 +156,16 @@ def check(arguments: Arguments, data: ExampleData) -> dict[str, Any]:
     }
 
 
+def check_model(arguments: Arguments, model: nn.Module, batch: Any) -> None:
+    """Nothing, when rows have the embeddings that a control or the strategy goes by.
+
+    Raises:
+        ModelError: the model makes none of the first batch.
+    """
+    if "repsim" in arguments["controls"] or "vectors" in strategy_of(arguments).needs:
+        embeddings(model, [batch], device(arguments))
+
+
 def drawn_order(ids: Sequence[Any], seed: int) -> np.ndarray:
     """A random order of rows, int64: by a hash of seed and id, so that it hardly changes when rows come, go or move."""
     draws = [hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest() for name in ids]
@@ -155,12 +173,14 @@ def drawn_order(ids: Sequence[Any], seed: int) -> np.ndarray:
 
 
 def contents(data: ExampleData) -> pl.DataFrame:
-    """Of each row of the pool ``example_id``, ``inputs`` (digest of what a model sees beside the label) and ``content``."""
+    """Of each row of the pool ``example_id``, ``inputs`` and ``content``: digests of what it is and of all a model sees of it."""
     rows, texts = data.train_dataset, texts_of(data)
-    inputs = [digest_of_inputs(rows[row], texts[row] if texts else None) for row in range(len(rows))]
-    whole = [f"{one} {code_of(rows[row])}" for row, one in enumerate(inputs)]
     return pl.DataFrame(
-        {"example_id": data.examples.filter(split="train")["example_id"], "inputs": inputs, "content": whole}
+        {
+            "example_id": data.examples.filter(split="train")["example_id"],
+            "inputs": [digest_of_inputs(rows[row], texts[row] if texts else None) for row in range(len(rows))],
+            "content": [digest_of_row(data, rows[row]) for row in range(len(rows))],
+        }
     )
 
 

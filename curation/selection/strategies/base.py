@@ -72,6 +72,10 @@ class Strategy(ABC):
             lacks += column_problems(pool.columns, self.column_names, f"{name}, the pool")
         return lacks
 
+    def shortfalls(self, pool: Pool, budget: Budget) -> list[str]:
+        """What of the pool is too little for the budget, in rows or tokens of it, whatever the scores; one sentence each."""
+        return []
+
     def select(self, pool: Pool, budget: Budget, seed: int = 0) -> Selection:
         """Choose.
 
@@ -86,7 +90,11 @@ class Strategy(ABC):
         problems = self.problems(pool)
         if problems:
             raise DataError(problems)
-        return self.choose(pool, budget.of(pool), seed)
+        amount = budget.of(pool)
+        problems = self.shortfalls(pool, amount)
+        if problems:
+            raise DataError(problems)
+        return self.choose(pool, amount, seed)
 
     @abstractmethod
     def choose(self, pool: Pool, budget: Budget, seed: int) -> Selection:

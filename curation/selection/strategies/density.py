@@ -70,6 +70,12 @@ class Density(Strategy):
         if problems:
             raise ValueError("; ".join(problems))
 
+    def shortfalls(self, pool: Pool, budget: Budget) -> list[str]:
+        """See `Strategy`; which rows there are tokens of is known by their scores only."""
+        rows = self._among(pool)
+        lacking = budget.left(rows, pool.lengths) if budget.rows is not None else 0
+        return [self._short(rows, lacking, "rows")] if lacking > 0 else []
+
     def choose(self, pool: Pool, budget: Budget, seed: int) -> Selection:
         """See `Strategy`.
 
@@ -78,15 +84,9 @@ class Density(Strategy):
         """
         if pool.vectors is None:
             raise DataError(self.problems(pool))
-        ranked = pool.ranked()
-        rows = np.sort(ranked[: max(1, int(self.among * len(ranked)))])
+        rows = self._among(pool)
         if (lacking := budget.left(rows, pool.lengths)) > 0:
-            what = "rows" if budget.rows is not None else "tokens"
-            raise DataError(
-                [
-                    f"among={self.among} leaves {len(rows):,} rows to draw from, {lacking:,} {what} short of the budget: raise it"
-                ]
-            )
+            raise DataError([self._short(rows, lacking, "rows" if budget.rows is not None else "tokens")])
         generator = np.random.default_rng(seed)
         density = pseudo_density(pool.vectors[rows], self.neighbours, self.reference, generator)
         dense = density > np.quantile(density, self.threshold)
@@ -95,6 +95,14 @@ class Density(Strategy):
         of = dict(zip(rows.tolist(), density.tolist(), strict=True))
         reasons = [f"drawn for {self.towards}, density {of[row]:.3g} (mean 1)" for row in taken.tolist()]
         return chosen(pool, taken, reasons)
+
+    def _among(self, pool: Pool) -> np.ndarray:
+        """Positions of the rows to draw from, in pool order, int64."""
+        ranked = pool.ranked()
+        return np.sort(ranked[: max(1, int(self.among * len(ranked)))])
+
+    def _short(self, rows: np.ndarray, lacking: int, what: str) -> str:
+        return f"among={self.among} leaves {len(rows):,} rows to draw from, {lacking:,} {what} short of the budget: raise it"
 
 
 def pseudo_density(vectors: np.ndarray, k: int, reference: int, generator: np.random.Generator) -> np.ndarray:

@@ -48,36 +48,53 @@ class Quotas(Strategy):
         """See `Strategy`."""
         return (self.column,)
 
-    def choose(self, pool: Pool, budget: Budget, seed: int) -> Selection:
-        """See `Strategy`.
-
-        Raises:
-            DataError: a value has fewer rows than its share, or none at all; or the column has values without a share.
-        """
-        if pool.columns is None:
-            raise DataError(self.problems(pool))
-        values = np.array([NOTHING if x is None else str(x) for x in pool.columns[self.column].to_list()])
-        amounts = self._amounts(values[pool.allowed], budget)
-        ranked, problems, parts = pool.ranked(), [], []
-        for value, amount in amounts.items():
-            own = ranked[values[ranked] == value]
-            there = len(own) if budget.rows is not None else int(pool.lengths[own].sum())
-            if amount > there:
-                unit = "rows" if budget.rows is not None else "tokens"
+    def shortfalls(self, pool: Pool, budget: Budget) -> list[str]:
+        """See `Strategy`: a value has less than its share, or no rows at all, or its share is below its shortest row."""
+        values, rows = self._values(pool), pool.rows()
+        there = np.unique(values[rows]).tolist()
+        if not isinstance(self.shares, str) and (unknown := sorted(set(self.shares) - set(there))):
+            return [
+                f"column {self.column!r}: no row is left with {', '.join(map(repr, unknown))}; it has {', '.join(map(repr, there))}"
+            ]
+        unit = "rows" if budget.rows is not None else "tokens"
+        problems = []
+        for value, amount in self._amounts(values[rows], budget).items():
+            lengths = pool.lengths[rows[values[rows] == value]]
+            have = len(lengths) if budget.rows is not None else int(lengths.sum())
+            if amount > have:
                 problems.append(
-                    f"column {self.column!r}: {value!r} is to have {amount:,} {unit}, but {there:,} are left to choose from: lower "
+                    f"column {self.column!r}: {value!r} is to have {amount:,} {unit}, but {have:,} are left to choose from: lower "
                     "the budget or its share"
                 )
-            elif amount:
+            elif budget.tokens is not None and 0 < amount < lengths.min():
+                problems.append(
+                    f"column {self.column!r}: {value!r} is to have {amount:,} tokens, its shortest row {lengths.min():,}: raise "
+                    "the budget or its share"
+                )
+        return problems
+
+    def choose(self, pool: Pool, budget: Budget, seed: int) -> Selection:
+        """See `Strategy`; rows of values without a share are not chosen."""
+        values, ranked, parts = self._values(pool), pool.ranked(), []
+        for value, amount in self._amounts(values[pool.allowed], budget).items():
+            if amount:
                 part = Budget(rows=amount) if budget.rows is not None else Budget(tokens=amount)
-                parts.append(part.take(own, pool.lengths))
-        if problems:
-            raise DataError(problems)
+                parts.append(part.take(ranked[values[ranked] == value], pool.lengths))
         rows = np.sort(np.concatenate(parts))
         rows = rows[np.argsort(-pool.scores[rows], kind="stable")]
         return chosen(
             pool, rows, [f"score {pool.scores[row]:.4g}, within the share of {values[row]!r}" for row in rows]
         )
+
+    def _values(self, pool: Pool) -> np.ndarray:
+        """Of the pool's rows in the column, as text, N.
+
+        Raises:
+            DataError: the pool has no columns.
+        """
+        if pool.columns is None:
+            raise DataError(self.problems(pool))
+        return np.array([NOTHING if x is None else str(x) for x in pool.columns[self.column].to_list()])
 
     def _amounts(self, values: np.ndarray, budget: Budget) -> dict[str, int]:
         """Rows or tokens of each value: rounded so that they add up to the budget, the largest remainders first."""
@@ -88,13 +105,6 @@ class Quotas(Strategy):
             shares = dict.fromkeys(names.tolist(), 1 / len(names))
         else:
             shares = {name: float(x) for name, x in self.shares.items()}
-            if unknown := sorted(set(shares) - set(names.tolist())):
-                raise DataError(
-                    [
-                        f"column {self.column!r}: no row is left with {', '.join(map(repr, unknown))}; it has "
-                        f"{', '.join(map(repr, names.tolist()))}"
-                    ]
-                )
         whole = budget.rows if budget.rows is not None else budget.tokens or 0
         exact = {name: share * whole for name, share in shares.items()}
         found = {name: int(x + 1e-9) for name, x in exact.items()}

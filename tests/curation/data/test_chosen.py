@@ -12,7 +12,7 @@ from torch.utils.data import Subset
 
 from curation.data import Digits, MixedDigits, People
 from curation.data.chosen import ChosenRows, Passes, Recoded
-from curation.data.contents import digest_of_inputs, lengths_of, texts_of
+from curation.data.contents import digest_of_inputs, digest_of_row, lengths_of, texts_of
 from curation.errors import DataError
 from curation.models import build_model
 from curation.training import TrainOptions, train
@@ -86,6 +86,16 @@ def test_inputs_are_told_apart_by_their_bytes_and_texts_by_themselves() -> None:
     assert digest_of_inputs(first) == digest_of_inputs((first[0].clone(), 5)) != digest_of_inputs(second)
     padded = (torch.zeros(9, dtype=torch.int64), 0)
     assert digest_of_inputs(padded, "a text") == digest_of_inputs(first, "a text") != digest_of_inputs(first, "a Text")
+
+
+def test_rows_are_told_apart_by_all_that_a_model_sees() -> None:
+    inputs, code = DIGITS.train_dataset[0]
+    assert digest_of_row(DIGITS, (inputs, 3)) == digest_of_row(DIGITS, (inputs.clone(), torch.tensor(3)))
+    assert digest_of_row(DIGITS, (inputs, 3)) != digest_of_row(DIGITS, (inputs, 4))
+    people = People(n_people=2, n_holdout=1, vocabulary=300)
+    row = people.train_dataset[0]
+    unasked = {**row, "labels": torch.full_like(row["labels"], -100)}
+    assert digest_of_row(people, row) != digest_of_row(people, unasked)
 
 
 def test_lengths_are_tokens_of_questions_and_ones_of_pictures() -> None:

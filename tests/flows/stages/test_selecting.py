@@ -15,7 +15,7 @@ from curation.errors import DataError, ModelError
 from flows.select_schema import SelectConfig
 from flows.stages import aggregating, choosing, excluding, growing, indexing, prepare, training
 from flows.stages.common import open_data
-from flows.stages.targeting import open_targets
+from flows.stages.targeting import check_model, contents, open_targets
 from lorif_core import FactorStore
 
 PEOPLE: dict[str, Any] = {
@@ -30,6 +30,7 @@ PEOPLE: dict[str, Any] = {
     "train": {"max_epochs": 1},
     "index": {"curvature_rank": 8},
     "controls": ["random", "bm25", "repsim", "loss"],
+    "scores": {"normalise": True},
     "report": {"rows": 2},
     "duplicates": {"near": None},
 }
@@ -89,6 +90,20 @@ def test_questions_are_selected_by_a_language_model(people: tuple[Path, dict[str
     )
 
 
+def test_rows_that_hurt_are_left_out_of_the_selection_only(
+    people: tuple[Path, dict[str, Any], dict[str, Any]], tmp_path: Path
+) -> None:
+    folder, given, values = people
+    found = choosing.run(given | {"exclude_harmful": True}, tmp_path, ignore).values
+    assert {**found["digests"], "selected": 0} == {**values["digests"], "selected": 0}, "controls know no influence"
+    hurting, selected = (pl.read_parquet(tmp_path / f"{name}.parquet") for name in ("harmful", "selected"))
+    assert len(hurting) and not set(hurting["example_id"]) & set(selected["example_id"])
+    assert pl.read_parquet(tmp_path / "shown.parquet").equals(pl.read_parquet(folder / "shown.parquet"))
+    left = len(pl.read_parquet(folder / "scores.parquet")) - len(pl.read_parquet(folder / "excluded.parquet"))
+    with pytest.raises(DataError, match=r"larger than the pool.*\(exclude_harmful leaves out \d+ rows\)"):
+        choosing.run(given | {"exclude_harmful": True, "budget": {"rows": left}}, tmp_path, ignore)
+
+
 def test_a_training_on_the_selection_goes_on_from_the_model_that_is_given(
     people: tuple[Path, dict[str, Any], dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -113,19 +128,12 @@ DIGITS: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"budget": {"rows": 5000}}, "budget.rows: 5,000 rows are to be chosen, but the pool has 179"),
         (
             {"target": {"examples": 5000}},
             "target.examples: 5000 of 1618 target rows in the validation split are to choose",
         ),
         ({"target": {"where": {"column": "sauce", "values": ["x"]}}}, "target.where: there is no column 'sauce'"),
         ({"target": {"where": {"column": "source", "values": ["x"]}}}, "no row of the validation split has 'x'"),
-        ({"target": {"group_by": "nothing"}}, "target.group_by: there is no column 'nothing'"),
-        ({"controls": ["bm25"]}, "controls: bm25 compares texts, the pool holds image"),
-        (
-            {"strategy": {"name": "quotas", "options": {"column": "language"}}},
-            "strategy: the pool: there is no column 'language'",
-        ),
         ({"target": {"data": {"class_path": "People"}}}, "target.data holds questions, the pool image"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -133,6 +141,28 @@ DIGITS: dict[str, Any] = {
 def test_what_cannot_be_selected_is_refused_by_load(tmp_path: Path, change: dict[str, Any], said: str) -> None:
     with pytest.raises(DataError, match=said):
         prepare.load(arguments(tmp_path, DIGITS | change), tmp_path, ignore)
+
+
+def test_all_that_is_wrong_with_a_selection_is_told_by_load_at_once(tmp_path: Path) -> None:
+    wrong = {
+        "budget": {"rows": 5000},
+        "controls": ["bm25"],
+        "strategy": {"name": "quotas", "options": {"column": "language"}},
+        "target": {"group_by": "nothing"},
+    }
+    with pytest.raises(DataError) as caught:
+        prepare.load(arguments(tmp_path, DIGITS | wrong), tmp_path, ignore)
+    for part, said in zip(
+        (
+            "budget.rows: 5,000 rows are to be chosen, but the pool has 179",
+            "strategy: the pool: there is no column 'language'",
+            "controls: bm25 compares texts, the pool holds image",
+            "target.group_by: there is no column 'nothing'",
+        ),
+        caught.value.problems,
+        strict=True,
+    ):
+        assert said.startswith(part)
 
 
 def test_strategies_and_their_options_are_checked_by_load(tmp_path: Path) -> None:
@@ -206,6 +236,46 @@ def test_targets_of_another_source_are_coded_as_the_pool_and_must_be_made_alike(
     given = arguments(tmp_path, config | {"target": {"data": unknown, "examples": 3}})
     with pytest.raises(DataError, match="no training row of the pool has the label 'd', 'e'"):
         open_targets(given, open_data(given))
+
+
+def test_copies_of_target_rows_that_choose_do_not_measure(tmp_path: Path) -> None:
+    pool = texts(tmp_path, "pool.csv", [(f"r{row}", f"words of row {row}", row % 2) for row in range(30)])
+    own = texts(tmp_path, "own.csv", [(f"t{row}", f"something else {row // 3}", row // 3 % 2) for row in range(12)])
+    config = {"data": pool, "target": {"data": own, "examples": 3}, "budget": {"rows": 9}, "controls": []}
+    given = arguments(tmp_path, config)
+    targets = open_targets(given, open_data(given))
+    said = [targets.show(row).text for row in range(12)]
+    assert not {said[row] for row in targets.choosing} & {said[row] for row in targets.measuring}
+    assert len(targets.measuring) == 12 - 3 * len({said[row] for row in targets.choosing})
+    given = arguments(tmp_path, config | {"target": {"data": own, "examples": 11}})
+    with pytest.raises(DataError, match="all 1 target rows in target.data that are to measure hold exactly what one"):
+        open_targets(given, open_data(given))
+
+
+def test_a_row_whose_tokens_are_made_otherwise_is_another_row_of_a_growing_pool(tmp_path: Path) -> None:
+    rows = [(f"r{row}", f"a number of words of row {row}", row % 2) for row in range(12)]
+    short, long = (
+        open_data(
+            arguments(tmp_path, {"data": texts(tmp_path, "pool.csv", rows, max_tokens=most), "budget": {"rows": 9}})
+        )
+        for most in (2, 8)
+    )
+    before, after = contents(short), contents(long)
+    assert before["inputs"].equals(after["inputs"])
+    assert before.join(after, on=["example_id", "content"]).is_empty()
+    padded = [(f"r{row}", text if row else f"{text} and more", label) for row, (_, text, label) in enumerate(rows)]
+    wider = contents(
+        open_data(arguments(tmp_path, {"data": texts(tmp_path, "wide.csv", padded), "budget": {"rows": 9}}))
+    )
+    plain = contents(open_data(arguments(tmp_path, {"data": texts(tmp_path, "pool.csv", rows), "budget": {"rows": 9}})))
+    assert wider["content"][1:].equals(plain["content"][1:]), "padding makes no other row"
+
+
+def test_what_goes_by_embeddings_is_refused_by_load_where_a_model_has_none(tmp_path: Path) -> None:
+    given, batch = arguments(tmp_path, DIGITS | {"controls": ["repsim"]}), (torch.zeros(2, 1, 8, 8), torch.zeros(2))
+    with pytest.raises(ModelError, match="Flatten: expected an nn.Linear"):
+        check_model(given, torch.nn.Flatten(), batch)
+    check_model(arguments(tmp_path, DIGITS | {"controls": ["random"]}), torch.nn.Flatten(), batch)
 
 
 def test_an_index_that_grew_is_linked_and_left_as_it_was(tmp_path: Path) -> None:
