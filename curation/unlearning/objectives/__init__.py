@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from curation.errors import CurationError
+from curation.options import made_of
 from curation.unlearning.objectives.ascent import Ascent
 from curation.unlearning.objectives.base import Retain, Step, UnlearningObjective
 from curation.unlearning.objectives.bounded_ascent import BoundedAscent
@@ -65,19 +65,4 @@ def with_options(name: str, kind: type[T], options: Mapping[str, Any]) -> T:
     Raises:
         CurationError: unknown, missing or wrong options; lists those there are.
     """
-    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
-    unknown = sorted(set(options) - {x.name for x in fields})
-    missing = [
-        x.name
-        for x in fields
-        if x.default is dataclasses.MISSING and x.default_factory is dataclasses.MISSING and x.name not in options
-    ]
-    if unknown or missing:
-        told = [f"unknown options {', '.join(unknown)}"] * bool(unknown) + [f"missing {', '.join(missing)}"] * bool(
-            missing
-        )
-        raise CurationError(f"objective {name}: {'; '.join(told)}; it takes {', '.join(x.name for x in fields)}")
-    try:
-        return kind(**options)
-    except ValueError as error:
-        raise CurationError(f"objective {name}: {error}") from None
+    return made_of(f"objective {name}", kind, options)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -96,6 +98,8 @@ def test_strategies_are_built_by_name() -> None:
     ]:
         with pytest.raises(CurationError, match=rf"strategy {name}: \w+: expected"):
             build_strategy(name, options)
+    with pytest.raises(CurationError, match=r"strategy density: .* not supported between instances of 'str'"):
+        build_strategy("density", {"neighbours": "many"})
 
 
 def test_top_k_takes_the_highest_that_are_allowed_ties_in_pool_order() -> None:
@@ -195,6 +199,22 @@ def test_quotas_give_each_value_its_share() -> None:
         Quotas("source", {"a": 0.5, "z": 0.5}).select(pool, Budget(rows=8))
     with pytest.raises(DataError, match=r"no column 'sorce' \(did you mean 'source'\?\)"):
         Quotas("sorce").select(pool, Budget(rows=8))
+
+
+def test_what_falls_short_whatever_the_scores_is_told_before_there_are_any() -> None:
+    pool = full_pool()  # 32 rows of each source are left
+    for strategy, budget, said in (
+        (Quotas("source", {"a": 0.5, "z": 0.5}), Budget(rows=9), "no row is left with 'z'; it has 'a', 'b', 'c'"),
+        (Quotas("source", {"a": 1.0}), Budget(rows=50), "'a' is to have 50 rows, but 32 are left to choose from"),
+        (Quotas("source", {"a": 0.98, "b": 0.02}), Budget(tokens=50), "'b' is to have 1 tokens, its shortest row 2"),
+        (Density(among=0.1), Budget(rows=20), "among=0.1 leaves 9 rows to draw from, 11 rows short of the budget"),
+    ):
+        long = replace(pool, lengths=pool.lengths + 1)
+        (problem,) = strategy.shortfalls(long, budget)
+        assert said in problem
+        with pytest.raises(DataError, match=re.escape(said)):
+            strategy.select(long, budget)
+    assert TopK().shortfalls(pool, Budget(rows=9)) == Quotas("source").shortfalls(pool, Budget(rows=9)) == []
 
 
 def test_rows_are_drawn_with_their_probabilities() -> None:
