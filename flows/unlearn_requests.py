@@ -87,12 +87,15 @@ class Requests:
         if self.batch is not None and status not in self.batch.details:
             self.batch = self.ledger.advance(self.batch, status, details)
 
+    def release(self) -> None:
+        """Let the next run go on with what is not finished; once this one has ended, however it did."""
+        self.ledger.release(self.dataset)
+
     def close(self, summary: Mapping[str, Any]) -> None:
         """Bring the batch to the end that a run's summary tells of; one that waits for an answer stays for the next run."""
         status, answer = summary["status"], summary["approval"] or {}
         details = {"verdict": summary["verdict"]} if summary["verdict"] is not None else {}
         if status == approval.AWAITING:
-            self.ledger.release(self.dataset)
             return
         if status == REJECTED and answer.get("decision") == REJECTED:
             details = {name: answer[name] for name in ("digest", "by", "decided", "reason")}

@@ -82,6 +82,8 @@ TRIGGERS = [
     "BEGIN SELECT RAISE(ABORT, 'events are append-only'); END"
     for verb in ("update", "delete")
 ]
+ALONE = "SELECT pg_advisory_xact_lock(5303428)"
+"""Of Postgres, whose `IF NOT EXISTS` two processes that start at once pass together, to meet in a deadlock."""
 
 
 def open_database(where: str | Path) -> tuple[sa.Engine, Path | None]:
@@ -108,7 +110,11 @@ def open_database(where: str | Path) -> tuple[sa.Engine, Path | None]:
     except ImportError as error:
         raise LedgerError(f"the driver of the ledger's database is not installed: pip install {error.name}") from None
     if engine.dialect.name != "sqlite":
-        _make(engine, [])
+        try:
+            if not _made(engine):
+                _make(engine, [ALONE] * (engine.dialect.name == "postgresql"), [])
+        except sa.exc.DatabaseError as error:
+            raise LedgerError(f"{engine.url} cannot be opened as the ledger's database: {error.orig}") from None
         return engine, None
     if url.database in (None, "", ":memory:"):
         raise LedgerError("the ledger must outlive this process; expected sqlite:///FILE, got a database in memory")
@@ -120,7 +126,7 @@ def open_database(where: str | Path) -> tuple[sa.Engine, Path | None]:
             if not _made(engine):
                 with engine.connect() as connection:
                     connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-                _make(engine, TRIGGERS)
+                _make(engine, [], TRIGGERS)
         except sa.exc.DatabaseError as error:
             raise LedgerError(f"{file} cannot be opened as the ledger's database: {error.orig}") from None
     return engine, file
@@ -159,11 +165,13 @@ def _made(engine: sa.Engine) -> bool:
         return connection.execute(sa.select(head.c.number)).first() is not None
 
 
-def _make(engine: sa.Engine, more: list[str]) -> None:
+def _make(engine: sa.Engine, first: list[str], last: list[str]) -> None:
     with engine.begin() as connection:
+        for statement in first:
+            connection.exec_driver_sql(statement)
         for table in metadata.sorted_tables:
             connection.execute(CreateTable(table, if_not_exists=True))
         connection.execute(CreateIndex(by_hash, if_not_exists=True))
         connection.exec_driver_sql(f"INSERT INTO head VALUES (1, 0, '{'0' * 64}') ON CONFLICT DO NOTHING")
-        for statement in more:
+        for statement in last:
             connection.exec_driver_sql(statement)

@@ -137,7 +137,8 @@ def test_a_rejection_closes_the_requests_and_a_question_leaves_them(
     requests.advance("weighed", {})
     entry = {"decision": decision, "by": "eve", "decided": "now", "reason": "no", "digest": "d"}
     requests.close({"status": "awaiting_approval", "approval": entry, "verdict": None})
-    again = Requests.claim(RequestSection(ledger=True), tmp_path)  # nobody holds it
+    requests.release()
+    again = Requests.claim(RequestSection(ledger=True), tmp_path)
     assert again.number == 1 and again.ids == ["ann"]
     again.close({"status": "rejected", "approval": entry, "verdict": None})
     assert ledger.get(1).status == status and not ledger.ids(1)

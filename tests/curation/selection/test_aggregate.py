@@ -117,7 +117,9 @@ def test_rows_that_are_not_allowed_are_no_groups_best(attributor: LoRIF) -> None
     assert found.best.rows.shape == (3, allowed.sum()) and allowed[found.best.rows].all()
 
 
-@pytest.mark.parametrize("options", [{"curvature_rank": 8}, {}, {"bits": 4, "factor_rank": 1}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"curvature_rank": 8}, {"bits": 4, "factor_rank": 1}], ids=["few directions", "4 bits"]
+)
 def test_the_same_bit_for_bit_with_1_4_and_16_shards(
     options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

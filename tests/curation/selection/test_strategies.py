@@ -219,10 +219,10 @@ def test_importance_weights_make_the_sum_that_of_the_whole_pool() -> None:
     p = np.exp(z) / np.exp(z).sum()
     pool = pool_of(scores)
     sums = []
-    for seed in range(800):
+    for seed in range(400):
         found = Importance(uniform=0.5).select(pool, Budget(rows=20), seed)
         sums.append((found.weights * values[found.rows]).mean())
-    assert np.mean(sums) == pytest.approx(p @ values, abs=4 * np.std(sums) / 800**0.5 + 0.01)
+    assert np.mean(sums) == pytest.approx(p @ values, abs=4 * np.std(sums) / 400**0.5 + 0.01)
     assert found.weights.max() / found.weights.min() > 2
 
 
