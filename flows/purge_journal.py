@@ -18,6 +18,7 @@ class Journal:
 
     Attributes:
         batch: of the ledger.
+        claim: salted digest of its ids, by which it is told from a batch of that number of another ledger.
         folder: of the results.
         digest: what the run is of.
         stages: names of the folders of its stages.
@@ -35,6 +36,7 @@ class Journal:
     """
 
     batch: int
+    claim: str
     folder: str
     digest: str
     stages: list[str]
@@ -51,20 +53,20 @@ class Journal:
     done: dict[str, Any]
 
     @classmethod
-    def of(cls, home: Path, batch: int) -> Self | None:
+    def of(cls, home: Path, claim: str) -> Self | None:
         """The journal of a batch in the workspace at ``home``; None where there is none."""
-        found = read_json(_file(home, batch))
+        found = read_json(_file(home, claim))
         return None if found is None else cls(**found)
 
     def write(self, home: Path) -> Self:
         """Put it into the workspace at ``home``; returns self."""
-        write_json(_file(home, self.batch), asdict(self))
+        write_json(_file(home, self.claim), asdict(self))
         return self
 
     def remove(self, home: Path) -> None:
         """The batch is closed."""
-        _file(home, self.batch).unlink(missing_ok=True)
+        _file(home, self.claim).unlink(missing_ok=True)
 
 
-def _file(home: Path, batch: int) -> Path:
-    return home / FOLDER / f"batch-{batch}.json"
+def _file(home: Path, claim: str) -> Path:
+    return home / FOLDER / f"{claim}.json"

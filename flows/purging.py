@@ -9,6 +9,7 @@ searched for is removed, and the ledger closes the requests and forgets their id
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,17 +25,20 @@ from curation.unlearning.salt import Salt
 from curation.unlearning.searching import Search
 from curation.unlearning.traces import Traces
 from flows import workspace
+from flows.errors import ConfigError
 from flows.files import copy_atomic, digest_file, read_json
 from flows.folder import MANIFEST
 from flows.index_jobs import store_errors
 from flows.modelling import PURGED, checkpoint_of, index_of
 from flows.purge_journal import FOLDER, Journal
 from flows.requests import ledger_of
+from flows.schema import leaves
 from flows.sweeping import sweep
 from flows.unlearn_ending import MODEL, EndingRun
 from flows.unlearn_evidence import FILES, Checked
 
 if TYPE_CHECKING:
+    from flows.unlearn_schema import UnlearnConfig
     from flows.unlearning import UnlearnRun
 
 RETAINED = "retained.parquet"
@@ -54,6 +58,25 @@ VOCABULARY = (
 LEFT = "The search found traces of the records in {}, which a purge does not change."
 
 
+def check_given(config: UnlearnConfig) -> None:
+    """See to it that no file of the user's that data or model are read from lies where a purge removes what it finds.
+
+    Raises:
+        ConfigError: one does.
+    """
+    home = config.workspace.resolve()
+    problems = [
+        f"{section}.init_args.{key}: {path} lies in the workspace ({home}), where a purge removes whatever holds the records: "
+        "move it out of there"
+        for section in ("data", "model")
+        for key, value in leaves(getattr(config, section).init_args)
+        if isinstance(value, str) and value and os.path.exists(path := (config.root / value).resolve())
+        if home in (path, *path.parents)
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
 def begin(run: UnlearnRun, found: Checked, said: Evidence) -> Journal:
     """Put the results into the output folder, no record named in them, and write down how the run goes on from there.
 
@@ -63,7 +86,7 @@ def begin(run: UnlearnRun, found: Checked, said: Evidence) -> Journal:
         said: the evidence, but for what the purge comes to.
     """
     requests, config, index = run.requests, run.config, run.stages.get("index")
-    if requests is None or requests.number is None:
+    if requests is None or requests.batch is None:
         raise RuntimeError("only requests of the ledger are purged")
     records, unlearned = found.records, run.stages["unlearn"]
     trace = run.run(
@@ -79,7 +102,8 @@ def begin(run: UnlearnRun, found: Checked, said: Evidence) -> Journal:
     results += [RETAINED, *FILES]
     knowing = [found.before, *[unlearned] * (found.after is not unlearned)]
     return Journal(
-        batch=requests.number,
+        batch=requests.batch.number,
+        claim=requests.batch.digest,
         folder=str(run.folder.path),
         digest=run.folder.digest,
         stages=sorted(stage.folder.name for stage in run.stages.values() if stage.folder.parent.name == "stages"),
@@ -121,7 +145,7 @@ def carry_out(run: EndingRun, journal: Journal) -> Journal:
     said = (read_json(trace / MANIFEST) or {})["values"]
     run.screen.begin("purge")
     with workspace.alone(run.held, run.screen.line):
-        exclusions.exclude(home / PURGED, f"batch {journal.batch}", said["contents"])
+        exclusions.exclude(home / PURGED, journal.digest, said["contents"])
         removed = 0 if journal.index is None else _from_index(journal.index, said["ids"], run)
         registered = run.tracker.registered()
         models = [path for path in home.rglob("*.ckpt") if any(place in path.parents for place in registered)]

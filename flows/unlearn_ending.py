@@ -22,6 +22,7 @@ from flows.unlearn_schema import UnlearnConfig
 from flows.unlearn_summary import summarise
 
 if TYPE_CHECKING:
+    from curation.unlearning.requests import Batch
     from flows.purge_journal import Journal
 
 MODEL = "model.ckpt"
@@ -120,11 +121,11 @@ class EndingRun(RecordedRun):
             digests={"run": self.folder.digest, "data": self.loaded["digest"], "code": self.code},
         )
 
-    def goes_on(self, batch: int) -> bool:
+    def goes_on(self, batch: Batch) -> bool:
         """Whether a former run had begun to purge the records of the batch; then it is finished."""
         from flows.purge_journal import Journal
 
-        self.purging = journal = Journal.of(self.config.workspace, batch)
+        self.purging = journal = Journal.of(self.config.workspace, batch.digest)
         if journal is None:
             return False
         self._folder = RunFolder(Path(journal.folder), journal.digest, "output_dir")
@@ -133,7 +134,7 @@ class EndingRun(RecordedRun):
             self.tracker.start(self.config.name, {}, resume=self._folder.mlflow_run_id)
             roll_back(self._folder.path)
         self.released_run = journal.published
-        self.screen.line(f"going on with the purge of batch {batch}, which was interrupted")
+        self.screen.line(f"going on with the purge of batch {batch.number}, which was interrupted")
         self.unchanged = self.purge()
         return True
 

@@ -42,6 +42,7 @@ from flows.unlearn_schema import UnlearnConfig
 
 if TYPE_CHECKING:
     from flows.unlearn_ending import EndingRun
+    from flows.unlearn_requests import Requests
     from flows.unlearning import UnlearnRun
 
 SALT = "evidence.salt"
@@ -124,6 +125,7 @@ def evidence_of(run: UnlearnRun, checked: Checked) -> Evidence:
         change=WeightChange(**found["changes"]),
         tests=[Test(**test) for test in found["tests"]],
         records=entries,
+        removed_earlier=_removed_earlier(run.requests, entries),
         collateral=[Collateral(name, None, before, after) for _, name, before, after in found["collateral"]],
         history=_history(run.stages["unlearn"]),
         truth_ratios=_truth_ratios(run, checked, found),
@@ -191,6 +193,14 @@ def _records(rows: list[dict[str, Any]], salt: Salt, dataset: str) -> list[Recor
     ]
     order = {name: place for place, name in enumerate(VERDICTS)}
     return sorted(found, key=lambda one: order[one.verdict])
+
+
+def _removed_earlier(requests: Requests | None, records: list[Record]) -> list[str]:
+    """Salted hashes of what the requests name and the data has no more: those that had never been there were refused."""
+    if requests is None or requests.batch is None:
+        return []
+    asked = {one for request in requests.batch.requests for one in requests.ledger.hashes(request.number)}
+    return sorted(asked - {record.record for record in records})
 
 
 def _method(run: UnlearnRun, model: Finished) -> Method:

@@ -43,9 +43,13 @@ class UnlearnRun(EndingRun):
         """Read the ids, those that were claimed or the user's own.
 
         Raises:
-            ConfigError: there is no such file or key.
+            ConfigError: there is no such file or key, or a purge would come upon the data file.
         """
         check_secrets(self.config)
+        if self.config.purge:
+            from flows import purging
+
+            purging.check_given(self.config)
         request = self.config.request
         if self.requests is not None:
             self.ids = self.requests.ids
@@ -62,7 +66,7 @@ class UnlearnRun(EndingRun):
         """
         if self.config.request.ledger:
             self.requests = Requests.claim(self.config.request, self.config.workspace)
-            if self.requests.number is not None and self.goes_on(self.requests.number):
+            if self.requests.batch is not None and self.goes_on(self.requests.batch):
                 return
         super().prepare()
         if self.unchanged is not None:
@@ -70,7 +74,9 @@ class UnlearnRun(EndingRun):
             self.close(self.unchanged)
 
     def settled(self, summary: Mapping[str, Any]) -> bool:
-        """All but a run that waits for an answer, which may have come, or has not got one in time."""
+        """All but a run that waits for an answer, which may have come, or has not got one in time, or was given another."""
+        if summary["status"] == approval.REJECTED:
+            return approval.evidence_of(self.folder.path) is None
         return summary["status"] not in (approval.AWAITING, approval.EXPIRED)
 
     def begin(self, flow_run_id: str | None) -> str | None:
@@ -233,5 +239,7 @@ class UnlearnRun(EndingRun):
             "index": index.digest if index else None,
             "ids": self.ids,
             "request": self.config.request.model_dump(mode="json", include={"where", "near_duplicates", "ledger"}),
+            "removed": self.requests.removed if self.requests is not None else None,
         }
-        return self.run("resolve", inputs, ids=self.ids, index_path=index_of(index) if index else None)
+        place = self.requests.place if self.requests is not None else None
+        return self.run("resolve", inputs, ids=self.ids, ledger=place, index_path=index_of(index) if index else None)

@@ -100,6 +100,15 @@ def test_what_a_newton_step_has_no_use_for_is_told() -> None:
     assert "set it to uniform, got guard" in str(caught.value)
 
 
+@pytest.mark.parametrize("place", ["eve:secret@db/requests", "db/requests?user=eve&password=secret"])
+def test_a_password_that_would_be_kept_is_refused(place: str) -> None:
+    request = {"ledger": True, "ledger_url": f"postgresql+psycopg://{place}"}
+    with pytest.raises(ValueError, match="request.ledger_url: it holds a password"):
+        UnlearnConfig.model_validate({"data": {"class_path": "People"}, "request": request})
+    request["ledger_url"] = "postgresql+psycopg://eve@db/requests"
+    assert UnlearnConfig.model_validate({"data": {"class_path": "People"}, "request": request})
+
+
 @pytest.mark.parametrize(
     ("weights", "said"),
     [
