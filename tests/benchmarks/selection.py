@@ -76,9 +76,8 @@ def planted(seed: int, workspace: Path) -> Row:
     summary = selected("select_digits", f"digits-{seed}", workspace, *options)
     chosen = pl.read_parquet(summary["files"]["selected"])
     of_pool = MixedDigits(seed=seed).examples.select("example_id", "source")
-    sources = chosen.join(of_pool, "example_id", maintain_order="left")["source"]
-    shares: dict[str, float | int | str | None] = {name: float((sources == name).mean()) for name in SOURCES[1:]}
-    return Row(f"seed {seed}", {"chosen": len(chosen), **shares})
+    sources = chosen.join(of_pool, "example_id")["source"].to_list()
+    return Row(f"seed {seed}", {"chosen": len(chosen), **{x: sources.count(x) / len(sources) for x in SOURCES[1:]}})
 
 
 def main(argv: list[str] | None = None) -> list[Row]:
