@@ -45,7 +45,7 @@ def plan_of(model: nn.Module, rows: Iterable[Batch]) -> GradientPlan:
         with frozen(model):
             seen = probe(model, _losses, coverage, rows, next(model.parameters()).device, strict=True)
     except ValueError as error:
-        raise AlignmentError(f"{error}\nUse two_forwards, which needs the losses only") from error
+        raise AlignmentError(f"{error}\nUse two_forwards and dot products, which need the losses only") from error
     layers = seen.coverage.layers
     return GradientPlan(layers, identity(layers), seen.shared, seen.modified)
 

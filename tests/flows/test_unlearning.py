@@ -101,7 +101,7 @@ def test_what_a_newton_step_has_no_use_for_is_told() -> None:
 @pytest.mark.parametrize(
     ("weights", "said"),
     [
-        ({"score": "cosine", "way": "two_forwards"}, "weights.score: cosine needs each record's own gradient"),
+        ({"score": "cosine", "way": "two_forwards"}, "weights.score, weights.way: cosine needs each record's own"),
         ({"method": "guard-dynamic", "way": "factors"}, "weights.way: an index is of the model as it was"),
         ({"method": "guard-dynamic", "score": "cosine", "refresh_every": 5}, None),
         ({"score": "cosine"}, None),
