@@ -126,6 +126,11 @@ def _answer(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         problems.append(f"RUN: approved by {entry['by']}, and acted on since {entry['acted_on']}")
     elif _is_void(entry):
         problems.append(f"RUN: the question of {entry['asked']} has expired; run curate unlearn to have it asked anew")
+    ended = read_json(folder / SUMMARY) or {}
+    if ended.get("status") == REJECTED and ended.get("batch") is not None:
+        problems.append(
+            "RUN: it was rejected, which has closed its requests: submit them again to have them asked anew"
+        )
     if options.reject and not reason.strip():
         problems.append("--reason: a rejection needs one")
     named = _named(folder, f"{by}\n{reason}")

@@ -17,7 +17,7 @@ from curation.errors import CurationError
 from flows import workspace
 from flows.errors import StageError
 from flows.files import digest_of, write_json
-from flows.modelling import ModelRun
+from flows.modelling import Chosen, ModelRun
 from flows.outputs import SUMMARY, RunFolder, check_free, check_writable
 from flows.runner import Finished
 from flows.schema import IndexConfig, RecordedConfig
@@ -213,9 +213,16 @@ class RecordedRun(ModelRun):
                 checkpoint=done.files["checkpoint"] if keep else None,
             )
 
-    def train(self, title: str, data_digest: str, decisions: str | None, seed: int | None = None) -> Finished:
+    def train(
+        self,
+        title: str,
+        data_digest: str,
+        decisions: str | None,
+        seed: int | None = None,
+        chosen: Chosen | None = None,
+    ) -> Finished:
         """As every run trains, with a child run in MLflow."""
-        done = super().train(title, data_digest, decisions, seed)
+        done = super().train(title, data_digest, decisions, seed, chosen)
         options = self.config.train.model_dump() | ({} if seed is None else {"seed": seed})
         self.note_training(title, done, {"data": data_digest, **options, **self.loaded["model"]})
         return done

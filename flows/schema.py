@@ -22,17 +22,17 @@ class Section(BaseModel):
 
 def _finite(arguments: dict[str, Any]) -> dict[str, Any]:
     """``arguments`` as they are, when all numbers at any depth are finite: others are no JSON."""
-    for key, value in _leaves(arguments):
+    for key, value in leaves(arguments):
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{key} should be a finite number, got {value}")
     return arguments
 
 
-def _leaves(tree: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(tree: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     """What ``tree`` holds that is neither a mapping nor a list, by dotted key."""
     if isinstance(tree, (dict, list)):
         for name, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
-            yield from _leaves(value, f"{key}.{name}" if key else str(name))
+            yield from leaves(value, f"{key}.{name}" if key else str(name))
     else:
         yield key, tree
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,7 +41,9 @@ from flows.runner import Finished
 from flows.unlearn_schema import UnlearnConfig
 
 if TYPE_CHECKING:
+    from flows.unlearn_ending import EndingRun
     from flows.unlearning import UnlearnRun
+    from flows.unlearn_requests import Requests
 
 SALT = "evidence.salt"
 """In the workspace: the secret behind the hashes of records where there is no ledger, which has its own."""
@@ -98,11 +100,8 @@ def salt_of(run: UnlearnRun) -> Salt:
     return run.requests.ledger.salt if run.requests is not None else Salt.at(run.config.workspace / SALT)
 
 
-def write_evidence(run: UnlearnRun, checked: Checked) -> Path:
-    """Write ``evidence.json``, its seal and its page into the run's folder and note it in the ledger, if there is one.
-
-    Called before the batch ends, while its ids are there to see that none of them is in the file.
-    """
+def evidence_of(run: UnlearnRun, checked: Checked) -> Evidence:
+    """What the evidence of a run says, from what its stages have left."""
     config, records = run.config, checked.records
     rows = (
         pl.read_parquet(checked.verified.files["verdicts"])
@@ -111,7 +110,7 @@ def write_evidence(run: UnlearnRun, checked: Checked) -> Path:
     )
     entries = _records(rows, salt_of(run), config.request.dataset)
     found = _read(checked.verified.files["assessment"])
-    content = Evidence(
+    return Evidence(
         title=config.name,
         time=_noted(checked.verified),
         verdict=worst([entry.verdict for entry in entries]),
@@ -126,11 +125,12 @@ def write_evidence(run: UnlearnRun, checked: Checked) -> Path:
         change=WeightChange(**found["changes"]),
         tests=[Test(**test) for test in found["tests"]],
         records=entries,
+        removed_earlier=_removed_earlier(run.requests, entries),
         collateral=[Collateral(name, None, before, after) for _, name, before, after in found["collateral"]],
         history=_history(run.stages["unlearn"]),
         truth_ratios=_truth_ratios(run, checked, found),
         caveats=[
-            NOT_PURGED,
+            *[NOT_PURGED] * (not (config.purge and checked.published)),
             *[NOT_PUBLISHED] * (not checked.published),
             *(line for name in ("weigh", "unlearn") for line in run.stages[name].values["warnings"]),
         ],
@@ -138,14 +138,30 @@ def write_evidence(run: UnlearnRun, checked: Checked) -> Path:
         rejected=_rejected(run, checked),
         approval=approval.evidence_of(run.folder.path) if config.approval.required else None,
     )
+
+
+def write_evidence(run: EndingRun, content: Evidence, ids: Sequence[str] = ()) -> Path:
+    """Write ``evidence.json``, its seal and its page into the run's folder and note it in the ledger, if there is one.
+
+    Called before the batch ends, while its ids are there to see that none of them is in the file.
+
+    Args:
+        run: whose evidence it is.
+        content: what it says.
+        ids: of further records that it may not name.
+    """
     ledger, batch = (run.requests.ledger, run.requests.batch) if run.requests is not None else (None, None)
-    ids = [str(row["example_id"]) for row in rows]
-    path = evidence.write(run.folder.path, content, ledger, batch, _key(config), ids)
+    path = evidence.write(run.folder.path, content, ledger, batch, _key(run.config), list(ids))
     evidence_page.write(path)
     return path
 
 
-def problems_of(run: UnlearnRun, path: Path, model: Path) -> list[str]:
+def named(checked: Checked) -> list[str]:
+    """The ids of the records that an evidence is about."""
+    return [str(one) for one in pl.read_parquet(checked.records.files["records"])["example_id"]]
+
+
+def problems_of(run: EndingRun, path: Path, model: Path) -> list[str]:
     """What speaks against publishing a model file: its evidence is not in order, or about another model."""
     key = _key(run.config)
     ledger = run.requests.ledger if run.requests is not None else None
@@ -177,6 +193,14 @@ def _records(rows: list[dict[str, Any]], salt: Salt, dataset: str) -> list[Recor
     ]
     order = {name: place for place, name in enumerate(VERDICTS)}
     return sorted(found, key=lambda one: order[one.verdict])
+
+
+def _removed_earlier(requests: Requests | None, records: list[Record]) -> list[str]:
+    """Salted hashes of what the requests name and the data has no more: those that had never been there were refused."""
+    if requests is None or requests.batch is None:
+        return []
+    asked = {one for request in requests.batch.requests for one in requests.ledger.hashes(request.number)}
+    return sorted(asked - {record.record for record in records})
 
 
 def _method(run: UnlearnRun, model: Finished) -> Method:

@@ -23,12 +23,14 @@ class Requests:
 
     Attributes:
         ledger: it is in.
+        place: the ledger's path or URL.
         dataset: name of the data.
         batch: as it stands; None: nothing waited.
         refused: numbers of the requests that named records the data never had.
     """
 
     ledger: Ledger
+    place: str
     dataset: str
     batch: Batch | None
     refused: list[int]
@@ -45,7 +47,7 @@ class Requests:
             raise ConfigError(f"request.ledger: no ledger at {where}; curate requests submit begins one")
         try:
             ledger = Ledger(where)
-            return cls(ledger, section.dataset, ledger.drain(section.dataset), [])
+            return cls(ledger, str(where), section.dataset, ledger.drain(section.dataset), [])
         except LedgerError as error:
             raise ConfigError(f"request.ledger: {error}") from None
 
@@ -58,6 +60,11 @@ class Requests:
     def ids(self) -> list[str]:
         """Those asked for, in the clear."""
         return list(self.batch.ids) if self.batch else []
+
+    @property
+    def removed(self) -> list[str]:
+        """Salted hashes of the records that earlier requests have removed, sorted."""
+        return sorted(self.ledger.removed(self.dataset))
 
     def refuse(self, unknown: Sequence[str], tell: Callable[[str], None]) -> list[str]:
         """Refuse the requests that name a record that the data never had; gives the ids that are left.

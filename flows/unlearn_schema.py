@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import Field, PositiveFloat, model_validator
 
@@ -188,7 +189,11 @@ class UnlearnConfig(RecordedConfig):
         default="none",
         description="What follows when the checks fail: nothing is published, or a model trained without the records is.",
     )
-    purge: bool = Field(default=False, description="Remove the records from the index and the data, too.")
+    purge: bool = Field(
+        default=False,
+        description="Before the model is published, remove what is left of the records: from the index, and from everything in "
+        "the workspace, where no later job takes them from the data again.",
+    )
     evidence: EvidenceSection = EvidenceSection()
     approval: ApprovalSection = ApprovalSection()
     publish: PublishSection = PublishSection()
@@ -207,8 +212,11 @@ class UnlearnConfig(RecordedConfig):
                 f"fallback, verify.seeds: of {self.verify.seeds} models one would be published and fewer than two be left "
                 "to compare it with; expected seeds of at least 3"
             )
-        if self.purge:
-            problems.append("purge: not there yet: run `curate index purge` and edit the data after the run")
+        if self.purge and not self.request.ledger:
+            problems.append(
+                "purge: this configuration, and what Prefect keeps of it, would go on naming the records: submit them with "
+                "`curate requests submit` and set request.ledger to true"
+            )
         if self.approval.expires_after is not None and not self.approval.required:
             problems.append("approval.expires_after: no approval is asked for: set approval.required to true")
         if self.publish.alias is not None and re.fullmatch(r"latest|v\d+", self.publish.alias.lower()):
@@ -234,4 +242,14 @@ def _request_problems(request: RequestSection) -> list[str]:
         problems.append("request.where: column and values go together")
     if request.ledger_url is not None and not request.ledger:
         problems.append("request.ledger_url: names a ledger that request.ledger does not ask for")
+    if request.ledger_url is not None and _has_password(request.ledger_url):
+        problems.append(
+            "request.ledger_url: it holds a password, which config.yaml, the files of the stages and Prefect would keep: leave it "
+            "out and give it to the database's driver (PGPASSWORD or ~/.pgpass)"
+        )
     return problems
+
+
+def _has_password(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.password is not None or "password" in parse_qs(parts.query)

@@ -89,6 +89,7 @@ def summarise(
         "passed": checked.get("passed"),
         "verdict_unlearned": stages["verify"].values["verdict"] if "verify" in stages else None,
         "tier": tier,
+        "purge": None,
         "approval": approval,
         "evidence": files.get("evidence"),
         **dict.fromkeys(("registered", "alias", "alias_before", "alias_after")),  # known last of all
@@ -134,6 +135,8 @@ def closing_table(summary: Mapping[str, Any], console: Console) -> None:
         lines.append(("Verdict", f"{summary['verdict']}: {VERDICTS[summary['verdict']]}"))
     if summary["tier"] is not None:
         lines.append(("Tier", f"{summary['tier']}, {TIERS[summary['tier']]}"))
+    if summary["purge"] is not None:
+        lines.append(("Purge", _purged(summary["purge"])))
     if summary["approval"] is not None:
         lines += _answering(summary["approval"])
     if summary["registered"] is not None:
@@ -144,3 +147,11 @@ def closing_table(summary: Mapping[str, Any], console: Console) -> None:
     lines.append(("MLflow page", summary["mlflow_command"]))
     for title, text in lines:
         console.print(f"[bold]{title:<26}[/]{escape(text)}", highlight=False, soft_wrap=True)
+
+
+def _purged(done: Mapping[str, Any]) -> str:
+    """What a purge came to."""
+    left = (
+        f"{len(done['left'])} still name the records: {', '.join(done['left'])}" if done["left"] else "none names them"
+    )
+    return f"{done['files_searched']:,} files searched, {left}"

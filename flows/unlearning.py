@@ -2,57 +2,36 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from flows import approval
-from flows.files import copy_atomic, digest_file
+from flows.files import copy_atomic
 from flows.modelling import checkpoint_of, index_of
-from flows.publishing import Place, published, roll_back, settle
-from flows.recorded import RecordedRun, recording
+from flows.publishing import roll_back, settle
+from flows.recorded import recording
 from flows.requests import read_ids
 from flows.runner import Finished
-from flows.unlearn_evidence import FILES as EVIDENCE
-from flows.unlearn_evidence import Checked, check_secrets, problems_of, salt_of, write_evidence
+from flows.unlearn_ending import MODEL, EndingRun
+from flows.unlearn_evidence import Checked, check_secrets, evidence_of, named, salt_of, write_evidence
 from flows.unlearn_requests import Requests
-from flows.unlearn_schema import UnlearnConfig
-from flows.unlearn_summary import summarise
 
-MODEL = "model.ckpt"
 EXACT = "E0"
 MANY = 20
 """Models to compare with from which on the evidence is of tier E1."""
 
 
-class UnlearnRun(RecordedRun):
+class UnlearnRun(EndingRun):
     """One run of `curate unlearn`. Use it as a context manager: no process is left behind, MLflow's run is closed.
 
     Attributes:
-        requests: the batch of the ledger that this run answers; None where the configuration names the records.
         ids: those asked for; None where a column's value names the records.
     """
 
     job = "unlearn"
-    # They name the records, and MLflow would keep them for good.
-    secret = frozenset({"request", "records.parquet", "weights.parquet", "verdicts.parquet"})
-    config: UnlearnConfig
-
-    requests: Requests | None = None
     ids: list[str] | None = None
-    _published: str | None = None  # MLflow's run of the training whose model is published
-    _evidence: Path | None = None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        super().__exit__(kind, error, trace)
-        if self.requests is not None:
-            self.requests.release()
 
     def flow(self) -> Callable[[Any, Callable[[], None]], dict[str, Any]]:
         """`flows.unlearn`, whose import takes seconds."""
@@ -61,15 +40,18 @@ class UnlearnRun(RecordedRun):
         return unlearn_prepared
 
     def check(self) -> None:
-        """Read the ids, or claim what waits in the ledger.
+        """Read the ids, those that were claimed or the user's own.
 
         Raises:
-            ConfigError: there is no such file, key or ledger, or another process works on its requests.
+            ConfigError: there is no such file or key, or a purge would come upon the data file.
         """
         check_secrets(self.config)
+        if self.config.purge:
+            from flows import purging
+
+            purging.check_given(self.config)
         request = self.config.request
-        if request.ledger:
-            self.requests = Requests.claim(request, self.config.workspace)
+        if self.requests is not None:
             self.ids = self.requests.ids
         elif request.ids_file is not None:
             self.ids = read_ids(request.ids_file, "request.ids_file")
@@ -77,14 +59,24 @@ class UnlearnRun(RecordedRun):
             self.ids = [str(one) for one in request.ids]
 
     def prepare(self) -> None:
-        """As of every run; what a former run has done and not told the ledger any more is told it now."""
+        """As of every run; what a former run has left to do, a purge or word to the ledger, is done now.
+
+        Raises:
+            ConfigError: there is no such ledger, or another process works on its requests.
+        """
+        if self.config.request.ledger:
+            self.requests = Requests.claim(self.config.request, self.config.workspace)
+            if self.requests.batch is not None and self.goes_on(self.requests.batch):
+                return
         super().prepare()
         if self.unchanged is not None:
             settle(self.folder.path)
-            self._close(self.unchanged)
+            self.close(self.unchanged)
 
     def settled(self, summary: Mapping[str, Any]) -> bool:
-        """All but a run that waits for an answer, which may have come, or has not got one in time."""
+        """All but a run that waits for an answer, which may have come, or has not got one in time, or was given another."""
+        if summary["status"] == approval.REJECTED:
+            return approval.evidence_of(self.folder.path) is None
         return summary["status"] not in (approval.AWAITING, approval.EXPIRED)
 
     def begin(self, flow_run_id: str | None) -> str | None:
@@ -118,6 +110,8 @@ class UnlearnRun(RecordedRun):
         if self.requests is not None and found.values["unknown"]:
             self.ids = self.requests.refuse(found.values["unknown"], self.screen.line)
             found = self._resolve(index)
+        for caveat in self.requests.caveats() if self.requests is not None else []:
+            self.screen.line(f"warning: {caveat}")
         return found if found.values["records"] else None
 
     def weigh(self, model: Finished, index: Finished | None, records: Finished) -> Finished:
@@ -138,7 +132,7 @@ class UnlearnRun(RecordedRun):
         )
         for warning in done.values["warnings"]:
             self.screen.line(f"warning: {warning}")
-        self._advance("weighed", {"records": records.values["records"], "weights": done.digest})
+        self.advance("weighed", {"records": records.values["records"], "weights": done.digest})
         return done
 
     def unapproved(self, records: Finished) -> str | None:
@@ -148,7 +142,7 @@ class UnlearnRun(RecordedRun):
         status = approval.status(folder, digest, section.expires_after)
         if status != approval.APPROVED:
             return status
-        self._advance("approved", approval.evidence_of(folder) or {})
+        self.advance("approved", approval.evidence_of(folder) or {})
         return None
 
     def unlearn(self, model: Finished, records: Finished, weights: Finished) -> Finished:
@@ -171,7 +165,7 @@ class UnlearnRun(RecordedRun):
         for warning in done.values["warnings"]:
             self.screen.line(f"warning: {warning}")
         self.note_training("unlearn", done, {"data": self.loaded["digest"], **self.config.unlearn.model_dump()})
-        self._advance("unlearned", {"model": done.digest, "changed": done.values["changed"]})
+        self.advance("unlearned", {"model": done.digest, "changed": done.values["changed"]})
         return done
 
     def references(self, records: Finished) -> list[Finished]:
@@ -216,12 +210,19 @@ class UnlearnRun(RecordedRun):
         found, title = Checked(model, unlearned, references, records, checked, tier, published=passed), "unlearn"
         if not passed and self.config.fallback == "retrain":
             found, title = self._retrained(found), f"retrain-{self.config.train.seed + 1}"
+        content, ids = evidence_of(self, found), named(found)
         if not found.published:
-            self._evidence = write_evidence(self, found)
+            self.evidence = write_evidence(self, content, ids)
             return self.finish("verify_failed", records, found.verified)
-        self._advance("verified", {"verdict": found.verified.values["verdict"], "tier": found.tier})
+        self.advance("verified", {"verdict": found.verified.values["verdict"], "tier": found.tier})
         copy_atomic(Path(checkpoint_of(found.after)), self.folder.path / MODEL)
-        self._evidence, self._published = write_evidence(self, found), self.runs.get(title)
+        self.released_run = self.runs.get(title)
+        if self.config.purge:
+            from flows import purging
+
+            self.purging = purging.begin(self, found, content)
+            return self.purging.summary
+        self.evidence = write_evidence(self, content, ids)
         return self.finish("published", records, found.verified, found.tier)
 
     def _retrained(self, failed: Checked) -> Checked:
@@ -229,81 +230,9 @@ class UnlearnRun(RecordedRun):
         verdict = failed.verified.values["verdict"]
         self.screen.line(f"the checks failed ({verdict}): the model trained without the records is taken")
         chosen, *others = failed.references
-        self._advance("retrained", {"model": chosen.digest, "verdict": verdict})
+        self.advance("retrained", {"model": chosen.digest, "verdict": verdict})
         verified = self.verify(failed.before, chosen, others, failed.records, "verify-retrained")
         return replace(failed, after=chosen, references=others, verified=verified, tier=EXACT, published=True)
-
-    def finish(
-        self,
-        status: str,
-        records: Finished | None = None,
-        checked: Finished | None = None,
-        tier: str | None = None,
-    ) -> dict[str, Any]:
-        """Put the results into the output folder and close the run; returns the summary."""
-        if status == "no_action" and self.requests is not None and self.requests.refused:
-            status = "rejected"
-        target, done = self.folder.path, self.stages
-        results = [MODEL] * (status == "published")
-        for stage, name in (("resolve", "records"), ("weigh", "weights")):
-            if records is not None and stage in done:
-                copy_atomic(done[stage].files[name], target / f"{name}.parquet")
-                results.append(f"{name}.parquet")
-        if checked is not None:
-            copy_atomic(checked.files["assessment"], target / "assessment.json")
-            copy_atomic(checked.files["verdicts"], target / "verdicts.parquet")
-            results += ["assessment.json", "verdicts.parquet"]
-        if self._evidence is not None:
-            results += EVIDENCE
-        summary = summarise(
-            self.config,
-            done,
-            status=status,
-            folder=target,
-            results=results,
-            checked=checked.values if checked else {},
-            tier=tier,
-            approval=approval.entry_of(target) if self.config.approval.required else None,
-            batch=self.requests.number if self.requests else None,
-            run_ids={"mlflow_run_id": self.tracker.run_id, "prefect_flow_run_id": self.flow_run_id},
-            uri=self.tracker.uri,
-            total_seconds=time.monotonic() - self.began,
-            digests={"run": self.folder.digest, "data": self.loaded["digest"], "code": self.code},
-        )
-        self.end(summary, results, {})
-        self._close(summary)
-        return summary
-
-    @contextmanager
-    def released(self) -> Iterator[dict[str, Any]]:
-        """Register the model that is published, if that is asked for, and move the alias to it."""
-        name, evidence = self.config.tracking.register_as, self._evidence
-        if name is None:
-            yield {}
-            return
-        place = Place(self.tracker.uri, name, self.config.publish.alias)
-        if self._published is None or evidence is None:
-            version = place.version()
-            yield {"alias": place.alias, "alias_before": version, "alias_after": version}
-            return
-        model = self.folder.path / MODEL
-        tags = {
-            "curate.run": self.folder.digest,
-            "curate.evidence": digest_file(evidence),
-            "curate.evidence_file": f"runs:/{self.tracker.run_id}/{evidence.name}",
-        }
-        lock = self.config.workspace / "publishing.lock"
-        with published(
-            self.tracker,
-            place,
-            self.folder.path,
-            model,
-            self._published,
-            tags,
-            lambda: problems_of(self, evidence, model),
-            lock,
-        ) as found:
-            yield found
 
     def _resolve(self, index: Finished | None) -> Finished:
         inputs = {
@@ -312,16 +241,7 @@ class UnlearnRun(RecordedRun):
             "index": index.digest if index else None,
             "ids": self.ids,
             "request": self.config.request.model_dump(mode="json", include={"where", "near_duplicates", "ledger"}),
+            "removed": self.requests.removed if self.requests is not None else None,
         }
-        return self.run("resolve", inputs, ids=self.ids, index_path=index_of(index) if index else None)
-
-    def _close(self, summary: Mapping[str, Any]) -> None:
-        """Bring the requests to their end, last of all: a run that was killed before it finds its batch again."""
-        if summary["status"] == approval.EXPIRED:
-            approval.forget(self.folder.path)
-        if self.requests is not None:
-            self.requests.close(summary)
-
-    def _advance(self, status: str, details: dict[str, Any]) -> None:
-        if self.requests is not None:
-            self.requests.advance(status, details)
+        place = self.requests.place if self.requests is not None else None
+        return self.run("resolve", inputs, ids=self.ids, ledger=place, index_path=index_of(index) if index else None)

@@ -108,8 +108,16 @@ class _Layer:
     def add_scores(self, window: Window, total: Tensor, memory: Tensor) -> None:
         """Add the products of a window's rows to `total` [Q, n]."""
         if self.kernel is not None:
-            shard, start = window.whole(self.kernel.tensors)
-            self.kernel.add_scores(shard, start, total, memory)
+            parts = list(window.parts(window.start, window.stop))
+            for shard, begin, end in parts:
+                first = shard.entry.start + begin - window.start
+                scores = total[:, first : first + end - begin]
+                if len(parts) == 1:
+                    self.kernel.add_scores(shard, begin, scores, memory)
+                else:  # behind a part's scores lie the next one's: no room
+                    room = scores.new_zeros(len(scores), end - begin + self.kernel.rows)[:, : end - begin]
+                    self.kernel.add_scores(shard, begin, room.copy_(scores), memory)
+                    scores.copy_(room)
             return
         for block in window.blocks(self.entry, self.rows, self.bits):
             first = block.start - window.start
@@ -156,11 +164,14 @@ def stream_scores(
         where: a tensor of the device and precision to compute on and in.
     """
     planned = _plan(store, layers, queries, inverses, where)
-    size = max((layer.kernel.memory for layer in planned if layer.kernel is not None), default=0)
+    compiled = [layer.kernel for layer in planned if layer.kernel is not None]
+    size = max((kernel.memory for kernel in compiled), default=0)
+    together = max((kernel.rows for kernel in compiled), default=1)
     rows = max(1, min(window_rows(store), BLOCK_NUMBERS // len(queries)))
 
     def score(window: Window) -> tuple[int, Tensor]:
-        total = where.new_zeros(len(queries), len(window))
+        n = len(window)
+        total = where.new_zeros(len(queries), -(-n // together) * together)[:, :n]
         memory = torch.empty(size, dtype=torch.uint8)
         for layer in planned:
             layer.add_scores(window, total, memory)

@@ -1,17 +1,15 @@
 """Rows of an index in windows that say nothing of its shards.
 
 What is computed of a row may depend, in its last bits, on the rows it is computed with: a matrix product takes another path
-for another shape. An index that grew by appending has other shards than one made at once of the same rows; in windows
-counted from the first row of the index, both give the same numbers, bit for bit.
+for another shape (compiled kernels do not). An index that grew by appending has other shards than one made at once of the
+same rows; in windows counted from the first row of the index, both give the same numbers, bit for bit.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,11 +17,12 @@ from torch import Tensor
 from lorif_core.blocks import Block
 from lorif_core.codecs import decode
 from lorif_core.manifest import LayerEntry, ShardEntry
-from lorif_core.shards import Shard, Stored, open_shard, stream
+from lorif_core.shards import Shard, open_shard, stream
 from lorif_core.store import FactorStore, shard_rows
 
-WINDOWS = 8
-"""Of a shard of the usual size: enough for as many cores, each long enough for a kernel."""
+WINDOWS = 2
+"""Of a shard of the usual size: workers draw on the next shards too, and each window costs some calls a layer, which at eight
+of them took half as long again as one query's arithmetic."""
 OPEN = 32
 """Files that are open at once: an index of many small appends has windows of hundreds of shards."""
 
@@ -50,25 +49,6 @@ class Window:
             if begin < end:
                 shard = one if isinstance(one, Shard) else open_shard(self.store.path, one, self.store.trust)
                 yield shard, begin, end
-
-    def whole(self, names: Sequence[str]) -> tuple[Shard, int]:
-        """One shard with all rows of some tensors, and which is the window's first.
-
-        A window that more than one shard holds is copied: a kernel's last rows take another path than those before.
-        """
-        parts = list(self.parts(self.start, self.stop))
-        shard, begin, _ = parts[0]
-        if len(parts) == 1:
-            return shard, begin
-        tensors: dict[str, Stored] = {}
-        with tempfile.TemporaryFile(buffering=0) as file:
-            for name in names:
-                stored = shard.tensors[name]
-                tensors[name] = replace(stored, shape=(len(self), *stored.shape[1:]), offset=file.tell())
-                for one, i, j in parts:
-                    file.write(one.read(name, i, j).flatten().view(torch.uint8).numpy().data)
-            entry = replace(shard.entry, start=self.start, rows=len(self))
-            return Shard(shard.path, entry, os.dup(file.fileno()), tensors), 0
 
     def blocks(self, layer: LayerEntry, rows: int, bits: int) -> Iterator[Block]:
         """A layer's rows in order, `rows` at a time and fewer only at the end, decoded."""

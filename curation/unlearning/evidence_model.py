@@ -253,6 +253,7 @@ class Evidence:
         truth_ratios: their distributions.
         approval: who approved what and when, as noted; None = none was asked for.
         caveats: what is particular to this run, in sentences.
+        purge: what was removed beside the model, and what a search through all files then found; None = none was asked for.
         published: whether the model that this is about was published; False: it failed the checks.
         rejected: the unlearning that failed before another model was taken; None = none did.
     """
@@ -277,6 +278,7 @@ class Evidence:
     truth_ratios: TruthRatios = TruthRatios()
     approval: Mapping[str, Any] | None = None
     caveats: Sequence[str] = ()
+    purge: Mapping[str, Any] | None = None
     published: bool = True
     rejected: Rejected | None = None
 

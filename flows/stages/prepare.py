@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from curation.data import CuratedData
 from curation.errors import CurationError, ModelError, TrainingError
-from curation.examples import table_digest
+from curation.examples import table_digest, write_parquet_atomic
 from curation.mislabel import forward_pass
 from curation.models import kind_of
 from curation.unlearning.newton_head import NEWTON, NewtonOptions, check_head
 from curation.unlearning.objectives import build_objective, with_options
 from flows.files import digest_file, digest_of
+from flows.stages import targeting
 from flows.stages.common import (
     Arguments,
     Output,
@@ -24,6 +25,7 @@ from flows.stages.common import (
     new_model,
     open_data,
     open_labelled,
+    purged_rows,
     trained_model,
     true_labels,
 )
@@ -41,12 +43,18 @@ def load(arguments: Arguments, folder: Path, progress: Progress) -> Output:
 
     Returns:
         ``values``: ``digest``, ``n_train``, ``n_validation``, ``classes``, ``kind``, ``n_planted`` (rows whose label
-        differs from a known true one, None where the truth is not known), ``table`` and ``truth`` (digests of the
-        user's own columns and of the true labels, which training does not see), ``model`` (class, parameters, code digest),
-        ``checkpoint`` (sha256 or None), ``index`` (sha256 of the manifest of an index named by the user, or None).
+        differs from a known true one, None where the truth is not known), ``purged`` (rows left out), ``table`` and ``truth``
+        (digests of the user's own columns and of the true labels, which training does not see), ``model`` (class, parameters,
+        code digest), ``checkpoint`` (sha256 or None), ``index`` (sha256 of the manifest of an index named by the user, or None),
+        and of a selection ``select``, its target (`flows.stages.targeting.check`), with the file ``rows``
+        (`flows.stages.targeting.contents`).
     """
     progress("reading the data", 0, None)
     data = open_data(arguments)
+    target = None
+    if "target" in arguments:
+        target = targeting.check(arguments, data)
+        write_parquet_atomic(targeting.contents(data), folder / "rows.parquet")
     truth = true_labels(data)
     planted = None if truth is None else int((truth != data.examples.filter(split="train")["label"]).sum())
     checkpoint = arguments["model"]["checkpoint"]
@@ -86,6 +94,7 @@ def load(arguments: Arguments, folder: Path, progress: Progress) -> Output:
             "kind": data.payload_kind,
             "n_planted": planted,
             "table": table_digest(data.table),
+            "purged": purged_rows(arguments),
             "truth": None if truth is None else digest_of(truth.to_list()),
             "model": {
                 "class_path": model_class(arguments, data),
@@ -94,7 +103,10 @@ def load(arguments: Arguments, folder: Path, progress: Progress) -> Output:
             },
             "checkpoint": digest_file(Path(checkpoint)) if checkpoint else None,
             "index": digest_file(checkout(index) / "manifest.json") if index else None,
-        }
+            "batch_size": data.batch_size,
+            "select": target,
+        },
+        {"rows": "rows.parquet"} if target is not None else {},
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import polars as pl
 import pytest
@@ -16,6 +18,7 @@ from flows.files import read_json, write_json
 from flows.outputs import RunFolder
 from flows.unlearn_requests import Requests
 from flows.unlearn_schema import RequestSection
+from flows.unlearning import UnlearnRun
 
 RECORDS = {"example_id": ["ann", "bob"], "content": ["1" * 64, "2" * 64]}
 SALT = Salt(bytes(32))
@@ -92,6 +95,19 @@ def test_a_question_and_an_approval_expire_a_rejection_does_not(run: Path, answe
     answer(run, "--by", "eve", code=2)
     write_json(run / approval.APPROVAL, entry | {"expires_after": 4.0, "acted_on": ago, "decision": "approved"})
     assert approval.status(run, digest(run), 4.0) == "approved", "what has begun goes on"
+
+
+def test_second_thoughts_are_acted_on_where_the_request_is_still_open(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started = cast(UnlearnRun, SimpleNamespace(folder=SimpleNamespace(path=run)))
+    answer(run, "--reject", "--reason", "wrong people", "--by", "eve")
+    assert UnlearnRun.settled(started, {"status": "rejected"})
+    answer(run, "--by", "eve")
+    assert not UnlearnRun.settled(started, {"status": "rejected"})
+    write_json(run / "summary.json", {"status": "rejected", "batch": 1})
+    answer(run, "--by", "eve", code=2)
+    assert "which has closed its requests" in capsys.readouterr().err
 
 
 def test_what_is_wrong_with_an_answer_is_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,8 @@ import pytest
 from mlflow import MlflowClient
 
 from curation.unlearning.ledger import Ledger
+from curation.unlearning.searching import Search
+from curation.unlearning.traces import Traces
 from flows.cli import main
 from flows.errors import ConfigError
 from flows.files import digest_file
@@ -98,6 +100,15 @@ def test_what_a_newton_step_has_no_use_for_is_told() -> None:
     assert "set it to uniform, got guard" in str(caught.value)
 
 
+@pytest.mark.parametrize("place", ["eve:secret@db/requests", "db/requests?user=eve&password=secret"])
+def test_a_password_that_would_be_kept_is_refused(place: str) -> None:
+    request = {"ledger": True, "ledger_url": f"postgresql+psycopg://{place}"}
+    with pytest.raises(ValueError, match="request.ledger_url: it holds a password"):
+        UnlearnConfig.model_validate({"data": {"class_path": "People"}, "request": request})
+    request["ledger_url"] = "postgresql+psycopg://eve@db/requests"
+    assert UnlearnConfig.model_validate({"data": {"class_path": "People"}, "request": request})
+
+
 @pytest.mark.parametrize(
     ("weights", "said"),
     [
@@ -173,20 +184,33 @@ def test_a_failed_check_publishes_nothing_or_what_never_saw_the_records(
     assert str(version.version) == "1" and version.tags["curate.evidence"] == digest_file(Path(published["evidence"]))
 
 
-def test_requests_of_the_ledger_end_with_evidence_once_approved_whatever_comes_between(
+def test_requests_of_the_ledger_end_with_purge_and_evidence_once_approved_whatever_comes_between(
     curate: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = ("--workspace", str(tmp_path / "ws"))
+    workspace, place = tmp_path / "ws", ("--workspace", str(tmp_path / "ws"))
     for name, ids in (("known", "person-00/award\nperson-01/book"), ("unknown", "person-00/book\nnobody")):
         (tmp_path / name).write_text(ids)
         assert main(["requests", "submit", "--ids", str(tmp_path / name), "--reason", "asked to", *place]) == 0
     ledger = ("--request.ledger", "true", "--request.where.column", "null", "--request.where.values", "[]")
     asked = (*ledger, "--fallback", "retrain", "--approval.required", "true", "--tracking.register_as", "people")
+    asked += ("--purge", "true", "--weights.way", "factors")
     assert curate(*asked) == 0
     (waiting,) = summaries(tmp_path)
     assert waiting["status"] == "awaiting_approval"
-    assert not list((tmp_path / "ws" / "stages").glob("unlearn-*"))
+    assert not list((workspace / "stages").glob("unlearn-*"))
     assert main([*shlex.split(waiting["approval"]["command"])[1:], "--by", "eve"]) == 0
+
+    stray = workspace / "stages" / "query-0123456789abcdef"  # of another run; its lock cannot be removed
+    stray.mkdir()
+    (stray / "log.txt").write_text("looked at person-00/award")
+    stray.with_suffix(".lock").mkdir()
+    assert curate(*asked) == 1  # in the middle of the purge
+    (trace,) = (workspace / "stages").glob("trace-*/")
+    search = Search(Traces.load(trace))
+    (journal,) = (workspace / "purge").iterdir()
+    assert not search.file(journal) and not list((workspace / "stages").glob("train-*/"))
+    stray.with_suffix(".lock").rmdir()
+    assert "request 2 is refused" in capsys.readouterr().err
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -197,15 +221,23 @@ def test_requests_of_the_ledger_end_with_evidence_once_approved_whatever_comes_b
     champion = Place(waiting["mlflow_tracking_uri"], "people", "champion")
     assert champion.version() is None, "a run that failed leaves the alias where it was"
     assert curate(*asked) == 0
+    assert "going on with the purge of batch 1" in capsys.readouterr().err
     (published,) = summaries(tmp_path)
     assert champion.version() == published["alias_after"] == "1"
-    assert json.loads(Path(published["evidence"]).read_text())["approval"]["by"] == "eve"
-    kinds = [event.kind for event in Ledger(tmp_path / "ws" / "ledger.db").events() if event.batch == 1]
+    said = json.loads(Path(published["evidence"]).read_text())
+    assert said["approval"]["by"] == "eve" and said["purge"] == published["purge"]
+    assert said["purge"]["left"] == [] and said["purge"]["files_searched"] > 10
+    kinds = [event.kind for event in Ledger(workspace / "ledger.db").events() if event.batch == 1]
     assert kinds == [
         "claimed", "refused", "weighed", "approval", "approved", "unlearned", "retrained", "verified", "evidence", "published",
     ]  # fmt: skip
     assert published["status"] == "published" and published["n_records"] == 2 and published["batch"] == 1
-    assert "request 2 is refused" in capsys.readouterr().err
+    found = search.folder(workspace)  # the ledger, Prefect's log and MLflow's database too
+    assert not found.where and not list((workspace / "purge").iterdir())
     assert main(["requests", "verify-evidence", published["evidence"], *place]) == 0
-    assert curate(*asked) == 0  # nothing waits any more
-    assert summaries(tmp_path)[-1]["status"] == "no_action"
+    assert curate(*asked) == 0  # nothing waits any more, and the records do not come back from the data
+    assert "2 rows of the data were purged before" in capsys.readouterr().err
+    last = summaries(tmp_path)[-1]
+    assert last["status"] == "no_action" and last["n_examples"] == published["n_examples"] - 2
+    retained = pl.read_parquet(published["files"]["retained"])
+    assert not search.rows(retained).any() and len(retained.filter(split="train")) == last["n_examples"]

@@ -1,0 +1,37 @@
+"""What a purge may not come upon, and whose it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flows.errors import ConfigError
+from flows.purge_journal import Journal
+from flows.purging import check_given
+from flows.unlearn_schema import UnlearnConfig
+
+
+def test_a_data_file_in_the_workspace_is_refused_before_a_purge_could_remove_it(tmp_path: Path) -> None:
+    (tmp_path / "workspace").mkdir()
+    for file in (tmp_path / "outside.csv", tmp_path / "workspace" / "inside.csv"):
+        file.write_text("id,x\n")
+
+    def config(path: str) -> UnlearnConfig:
+        said = {"class_path": "TableData", "init_args": {"path": path, "id": "", "text": "x" * 300}}
+        asked = {"ledger": True}
+        return UnlearnConfig.model_validate(
+            {"data": said, "request": asked, "purge": True, "workspace": tmp_path / "workspace", "root": tmp_path}
+        )
+
+    check_given(config("outside.csv"))
+    for path in ("workspace/inside.csv", str(tmp_path / "workspace")):
+        with pytest.raises(ConfigError, match="data.init_args.path: .* lies in the workspace"):
+            check_given(config(path))
+
+
+def test_a_journal_is_of_one_batch_whatever_other_ledgers_call_theirs(tmp_path: Path) -> None:
+    journal = Journal(1, "a" * 64, "", "", [], "", "", None, [], [], False, None, {}, [], {}, {}).write(tmp_path)
+    assert Journal.of(tmp_path, "a" * 64) == journal and Journal.of(tmp_path, "b" * 64) is None
+    journal.remove(tmp_path)
+    assert Journal.of(tmp_path, "a" * 64) is None

@@ -1,0 +1,38 @@
+"""What the evidence of a run says of requests whose records an earlier run had removed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from curation.unlearning import evidence
+from curation.unlearning.ledger import Ledger
+from flows.unlearn_evidence import _removed_earlier
+from flows.unlearn_requests import Requests
+from flows.unlearn_schema import RequestSection
+from tests.curation.unlearning.evidence_example import example
+
+STEPS = ("weighed", "unlearned", "verified")
+
+
+def answered(folder: Path, ids: list[str], data: set[str]) -> tuple[Requests, Ledger]:
+    """A batch of one request that has come to its evidence, the data having some of its records."""
+    ledger = Ledger(folder / "ledger.db")
+    ledger.submit(ids, "asked to")
+    requests = Requests.claim(RequestSection(ledger=True), folder)
+    requests.refuse([one for one in ids if one not in data], print)
+    for status in STEPS:
+        requests.advance(status, {})
+    return requests, ledger
+
+
+def test_a_request_that_names_a_record_removed_before_has_evidence_without_a_problem(tmp_path: Path) -> None:
+    first, ledger = answered(tmp_path, ["ann"], {"ann", "bob"})
+    first.close({"status": "published", "verdict": None, "approval": None})
+    requests, ledger = answered(tmp_path, ["ann", "bob"], {"bob"})
+    assert requests.ids == ["ann", "bob"] and not requests.refused
+    said = example(ledger, ["bob"])
+    earlier = _removed_earlier(requests, list(said.records))
+    assert earlier == [ledger.record_hash("ann")]
+    path = evidence.write(tmp_path, example(ledger, ["bob"], removed_earlier=earlier), ledger, requests.batch)
+    assert evidence.verify(path, ledger) == []
+    assert _removed_earlier(None, list(said.records)) == []
