@@ -16,7 +16,7 @@ which by itself leaves forgotten records alone; weights of the model as it was h
 
     data, objective       uniform   guard, dot       guard-dynamic, cosine   random
     people, difference      0.147   +0.019 +-0.021   -0.016 +-0.009          +0.008 +-0.014
-    TOFU, difference        0.265   +0.014 +-0.030   -0.021 +-0.021          +0.013 +-0.037
+    TOFU, difference        0.265   +0.014 +-0.030   -0.0205 +-0.0213        +0.013 +-0.037
     people, npo             0.108   +0.001 +-0.009   +0.006 +-0.010          +0.001 +-0.008
     TOFU, npo               0.130   -0.001 +-0.015   +0.023 +-0.017          +0.001 +-0.007
 """
