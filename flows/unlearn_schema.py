@@ -81,11 +81,14 @@ class WeightsSection(Section):
         if self.refresh_every is not None and not dynamic:
             found.append(f"weights.refresh_every: only guard-dynamic weighs again, the method is {self.method}")
         if dynamic and self.way == "factors":
-            found.append("weights.way: an index is of the model as it was: guard-dynamic needs passes over the model")
+            found.append(
+                "weights.way: an index is of the model as it was: guard-dynamic needs passes over the model; "
+                "set weights.way to auto, or weights.method to guard"
+            )
         if self.score == "cosine" and self.way in ("two_forwards", "forward_mode"):
             found.append(
-                "weights.score: cosine needs each record's own gradient: set weights.way to auto, activations or factors, "
-                f"got {self.way}"
+                f"weights.score, weights.way: cosine needs each record's own gradient, which {self.way} has not: set score to dot, "
+                "or way to auto, activations or factors"
             )
         return found
 

@@ -34,17 +34,18 @@ def plan_of(model: nn.Module, rows: Iterable[Batch]) -> GradientPlan:
     """How gradients are taken of a model, whatever its weights; for `by_activations` of the same model again and again.
 
     Args:
-        model: every layer with parameters must be one that `lorif_core` attributes.
+        model: every layer with parameters that are trained (all, where none is) must be one that `lorif_core` attributes.
         rows: of which the first few are run.
 
     Raises:
         AlignmentError: a layer's gradient is not known.
     """
-    with frozen(model):
-        try:
-            seen = probe(model, _losses, cover(model), rows, next(model.parameters()).device, strict=True)
-        except ValueError as error:
-            raise AlignmentError(f"{error}\nUse two_forwards, which needs the losses only") from error
+    try:
+        coverage = cover(model, _trained(model))
+        with frozen(model):
+            seen = probe(model, _losses, coverage, rows, next(model.parameters()).device, strict=True)
+    except ValueError as error:
+        raise AlignmentError(f"{error}\nUse two_forwards and dot products, which need the losses only") from error
     layers = seen.coverage.layers
     return GradientPlan(layers, identity(layers), seen.shared, seen.modified)
 
@@ -97,8 +98,20 @@ def by_activations(
 
 
 def is_covered(model: nn.Module) -> bool:
-    """Whether every layer with parameters is one whose gradient is known."""
-    return not cover(model, strict=False).left_out
+    """Whether every layer with parameters that are trained is one whose gradient is known."""
+    try:
+        cover(model, _trained(model))
+    except ValueError:
+        return False
+    return True
+
+
+def _trained(model: nn.Module) -> list[str] | None:
+    """Names of the layers that unlearning changes, such as adapters; None: all."""
+    found = [
+        name for name, each in model.named_modules() if any(p.requires_grad for p in each.parameters(recurse=False))
+    ]
+    return found or None
 
 
 def _losses(model: nn.Module, batch: Batch) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from curation.errors import DataError
 from curation.models.checkpoints import read_checkpoint, write_checkpoint
 from curation.training import TrainOptions
 from curation.unlearning.changes import Changes
-from curation.unlearning.module import Refresh
+from curation.unlearning.module import Refresh, evenly_spaced
 from curation.unlearning.newton_head import NEWTON, NewtonOptions, unlearn_head
 from curation.unlearning.objectives import build_objective, with_options
 from curation.unlearning.rows import Rows
@@ -28,6 +28,8 @@ from flows.stages.common import Arguments, Output, Progress, open_data, trained_
 from flows.stages.weighing import read_weights, split_rows
 
 RENEW_EVERY = 10
+RENEWED_BY = 32
+"""Rows that stay whose mean gradient weights are renewed by, evenly spaced."""
 CHECKPOINT = "unlearned.ckpt"
 
 
@@ -99,7 +101,8 @@ def _refresh(options: dict[str, Any], forget: Rows, retain: Rows) -> Refresh | N
     if options["method"] != "guard-dynamic":
         return None
     every = options["refresh_every"] or RENEW_EVERY
-    aligner = Aligner(forget, retain, options["way"], cosine=options["score"] == "cosine")
+    some = replace(retain, positions=evenly_spaced(retain.positions, RENEWED_BY))
+    aligner = Aligner(forget, some, options["way"], cosine=options["score"] == "cosine")
     return Refresh(every, options["temperature"], aligner)
 
 

@@ -39,20 +39,14 @@ ALPHA = 4.0
 """Weight of the rows that stay, for both objectives."""
 OBJECTIVES = ("difference", "npo")
 UNIFORM = Weighting("uniform")
-WEIGHTINGS = (
-    UNIFORM,
-    *(
-        Weighting(method, score, temperature, every)
-        for temperature in (2.0, 1.0, 4.0)
-        for method, score, every in (
-            ("random", "dot", 10),
-            ("guard", "dot", 10),
-            ("guard", "cosine", 10),
-            ("guard-dynamic", "dot", 10),
-            ("guard-dynamic", "cosine", 5),
-        )
-    ),
+WAYS = (
+    ("random", "dot", 0),
+    ("guard", "dot", 0),
+    ("guard", "cosine", 0),
+    ("guard-dynamic", "dot", 5),
+    ("guard-dynamic", "cosine", 5),
 )
+"""Method, score, steps between two weighings."""
 COMPARED = ("retain", "utility", "p10")
 Runs = dict[tuple[str, Weighting], dict[int, dict[str, float]]]
 """(objective, weighting) -> seed -> figures; empty where weights were refused or the level was not reached."""
@@ -101,12 +95,14 @@ def main(argv: list[str] | None = None) -> list[Row]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with tofu_700.json")
     parser.add_argument("--only", default="", help="only data sets whose name contains this")
-    parser.add_argument("--weights", default="", help="only weightings whose name contains this, and uniform")
+    parser.add_argument("--weights", nargs="+", default=[""], help="only weightings whose name contains one of these")
+    parser.add_argument("--temperatures", type=float, nargs="+", default=[2.0], help="of the weights")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="runs of each setting (default: %(default)s)")
     parser.add_argument("--kept", type=Path, help="folder of finished trainings and runs, to go on from")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
-    chosen = tuple(each for each in WEIGHTINGS if each == UNIFORM or args.weights in str(each))
+    weightings = [Weighting(method, score, t, every) for t in args.temperatures for method, score, every in WAYS]
+    chosen = (UNIFORM, *(each for each in weightings if any(part in str(each) for part in args.weights)))
     found = []
     with tempfile.TemporaryDirectory() as aside:
         for task in tasks(args.data):

@@ -59,7 +59,7 @@ class Weighting:
     method: Literal["uniform", "random", "guard", "guard-dynamic"]
     score: Literal["dot", "cosine"] = "dot"
     temperature: float = 2.0
-    every: int = 10
+    every: int = 5
 
     def __str__(self) -> str:
         """As a row is called."""

@@ -112,7 +112,7 @@ def test_a_password_that_would_be_kept_is_refused(place: str) -> None:
 @pytest.mark.parametrize(
     ("weights", "said"),
     [
-        ({"score": "cosine", "way": "two_forwards"}, "weights.score: cosine needs each record's own gradient"),
+        ({"score": "cosine", "way": "two_forwards"}, "weights.score, weights.way: cosine needs each record's own"),
         ({"method": "guard-dynamic", "way": "factors"}, "weights.way: an index is of the model as it was"),
         ({"method": "guard-dynamic", "score": "cosine", "refresh_every": 5}, None),
         ({"score": "cosine"}, None),

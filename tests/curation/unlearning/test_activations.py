@@ -39,6 +39,15 @@ def test_equals_exact_dots_and_cosines(model, rows, cosine):
     compare(by_activations(model, forget, retain, cosine=cosine), cosines if cosine else dots, opposition, 1e-5)
 
 
+def test_only_what_is_trained_counts():
+    model = Normed()
+    model.head.requires_grad_(False)
+    model.places.requires_grad_(False)
+    forget, retain = texts(7), texts(9, seed=1)
+    _, opposition, cosines = exact(model, forget, retain)
+    compare(by_activations(model, forget, retain, cosine=True), cosines, opposition, 1e-5)
+
+
 def test_batches_make_no_difference():
     model = Language()
     one = by_activations(model, texts(7), texts(9, seed=1), cosine=True)

@@ -35,8 +35,9 @@ def exact(model: nn.Module, forget: Rows, retain: Rows) -> tuple[np.ndarray, flo
     """a [n], the cosine of the mean gradients, and each record's cosine with v: one gradient at a time."""
 
     def gradient(row: object) -> torch.Tensor:
-        grads = torch.autograd.grad(row_loss(model, row), list(model.parameters()), allow_unused=True)
-        parts = [torch.zeros_like(p) if g is None else g for p, g in zip(model.parameters(), grads, strict=True)]
+        trained = [p for p in model.parameters() if p.requires_grad]
+        grads = torch.autograd.grad(row_loss(model, row), trained, allow_unused=True)
+        parts = [torch.zeros_like(p) if g is None else g for p, g in zip(trained, grads, strict=True)]
         return torch.cat([part.flatten() for part in parts]).double()
 
     records = torch.stack([gradient(forget.dataset[i]) for i in forget.positions])
