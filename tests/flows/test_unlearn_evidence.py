@@ -46,3 +46,14 @@ def test_records_that_no_purge_took_out_of_the_data_are_told_of(tmp_path: Path, 
     first.close({"status": "published", "verdict": None, "approval": None, "purge": purge})
     requests, _ = answered(tmp_path, ["bob"], {"ann", "bob"})
     assert requests.caveats() == ([KEPT.format(1)] if purge is None else [])
+
+
+def test_a_batch_left_by_a_crash_tells_of_the_run_that_went_on_with_it(tmp_path: Path) -> None:
+    requests, ledger = answered(tmp_path, ["ann"], {"ann", "bob"})
+    requests.advance("weighed", {})
+    assert requests.batch is not None and requests.batch.status == "verified", "the same run goes on from there"
+    for status in ("weighed", "unlearned", "retrained", "verified"):  # of another configuration
+        requests.advance(status, {"run": "second"})
+    assert ledger.events("unlearned")[-1].details == {"run": "second"} and len(ledger.events("retrained")) == 1
+    requests.close({"status": "published", "verdict": None, "approval": None, "purge": None})
+    assert ledger.get(1).status == "published" and ledger.check() == []
