@@ -15,6 +15,7 @@ from filelock import FileLock
 from flows.errors import ConfigError
 from flows.files import digest_of
 from flows.schema import TrackingSection
+from lorif_core.atomic import sync_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,6 +26,20 @@ _MAX_PARAM = 6000  # characters of one parameter's value that MLflow keeps
 def tracking_uri(section: TrackingSection, workspace: Path) -> str:
     """Where runs are recorded: the configuration's, the user's MLFLOW_TRACKING_URI, or a database in the workspace."""
     return section.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{workspace.resolve()}/mlflow.db"
+
+
+def _make_database(file: Path) -> None:
+    """MLflow's database, made aside and renamed where there is none: a migration that is killed half-way cannot be gone on with."""
+    from mlflow import MlflowClient
+
+    if file.exists():
+        return
+    aside = file.with_name(f"{file.name}.new")
+    for left in file.parent.glob(f"{aside.name}*"):  # SQLite's journal lies beside it
+        left.unlink()
+    MlflowClient(tracking_uri=f"sqlite:///{aside}").search_experiments(max_results=1)
+    aside.replace(file)
+    sync_folder(file.parent)
 
 
 class Tracker:
@@ -54,6 +69,8 @@ class Tracker:
         # Several processes that create a new database at once crash in its migration.
         with FileLock(workspace / "mlflow.lock"):
             try:
+                if own:
+                    _make_database(workspace.resolve() / "mlflow.db")
                 self._client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
                 experiment = self._client.get_experiment_by_name(section.experiment)
                 if experiment is None:

@@ -42,8 +42,8 @@ from flows.unlearn_schema import UnlearnConfig
 
 if TYPE_CHECKING:
     from flows.unlearn_ending import EndingRun
-    from flows.unlearn_requests import Requests
     from flows.unlearning import UnlearnRun
+    from flows.unlearn_requests import Requests
 
 SALT = "evidence.salt"
 """In the workspace: the secret behind the hashes of records where there is no ledger, which has its own."""
@@ -132,7 +132,6 @@ def evidence_of(run: UnlearnRun, checked: Checked) -> Evidence:
         caveats=[
             *[NOT_PURGED] * (not (config.purge and checked.published)),
             *[NOT_PUBLISHED] * (not checked.published),
-            *(run.requests.caveats() if run.requests is not None else []),
             *(line for name in ("weigh", "unlearn") for line in run.stages[name].values["warnings"]),
         ],
         published=checked.published,

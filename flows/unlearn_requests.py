@@ -10,16 +10,11 @@ from typing import Any
 from curation.errors import DataError, LedgerError
 from curation.unlearning.ledger import Ledger
 from curation.unlearning.requests import Batch
-from curation.unlearning.statuses import NO_ACTION, PUBLISHED, REJECTED, WEIGHED
+from curation.unlearning.statuses import NO_ACTION, REJECTED, WEIGHED
 from flows import approval
 from flows.errors import ConfigError
 from flows.requests import ledger_of
 from flows.unlearn_schema import RequestSection
-
-KEPT = (
-    "Requests answered before without a purge: {}. Where their records are still in the data, a model that was trained on it "
-    "since knows them again."
-)
 
 
 @dataclass
@@ -28,12 +23,14 @@ class Requests:
 
     Attributes:
         ledger: it is in.
+        place: the ledger's path or URL.
         dataset: name of the data.
         batch: as it stands; None: nothing waited.
         refused: numbers of the requests that named records the data never had.
     """
 
     ledger: Ledger
+    place: str
     dataset: str
     batch: Batch | None
     refused: list[int]
@@ -50,7 +47,7 @@ class Requests:
             raise ConfigError(f"request.ledger: no ledger at {where}; curate requests submit begins one")
         try:
             ledger = Ledger(where)
-            return cls(ledger, section.dataset, ledger.drain(section.dataset), [])
+            return cls(ledger, str(where), section.dataset, ledger.drain(section.dataset), [])
         except LedgerError as error:
             raise ConfigError(f"request.ledger: {error}") from None
 
@@ -63,6 +60,11 @@ class Requests:
     def ids(self) -> list[str]:
         """Those asked for, in the clear."""
         return list(self.batch.ids) if self.batch else []
+
+    @property
+    def removed(self) -> list[str]:
+        """Salted hashes of the records that earlier requests have removed, sorted."""
+        return sorted(self.ledger.removed(self.dataset))
 
     def refuse(self, unknown: Sequence[str], tell: Callable[[str], None]) -> list[str]:
         """Refuse the requests that name a record that the data never had; gives the ids that are left.
@@ -87,15 +89,6 @@ class Requests:
         self.batch = self.ledger.batch(batch.number)
         return [one for one in self.ids if one not in left]
 
-    def caveats(self) -> list[str]:
-        """What to know of earlier requests: a model trained anew on data that still has their records knows them again."""
-        kept = [event.batch for event in self.ledger.events(PUBLISHED) if not event.details.get("purged")]
-        batches = [self.ledger.batch(number) for number in kept if number is not None]
-        numbers = [one.number for batch in batches if batch.dataset == self.dataset for one in batch.requests]
-        if not numbers:
-            return []
-        return [KEPT.format(", ".join(map(str, sorted(numbers))))]
-
     def advance(self, status: str, details: dict[str, Any]) -> None:
         """Note that the batch has come to a status, unless it had before; weighed by other means it is begun again."""
         if self.batch is None:
@@ -111,9 +104,7 @@ class Requests:
     def close(self, summary: Mapping[str, Any]) -> None:
         """Bring the batch to the end that a run's summary tells of; one that waits for an answer stays for the next run."""
         status, answer = summary["status"], summary["approval"] or {}
-        details: dict[str, Any] = {"verdict": summary["verdict"]} if summary["verdict"] is not None else {}
-        if status == PUBLISHED:
-            details |= {"purged": summary["purge"] is not None}
+        details = {"verdict": summary["verdict"]} if summary["verdict"] is not None else {}
         if status == approval.AWAITING:
             return
         if status == REJECTED and answer.get("decision") == REJECTED:

@@ -242,5 +242,7 @@ class UnlearnRun(EndingRun):
             "index": index.digest if index else None,
             "ids": self.ids,
             "request": self.config.request.model_dump(mode="json", include={"where", "near_duplicates", "ledger"}),
+            "removed": self.requests.removed if self.requests is not None else None,
         }
-        return self.run("resolve", inputs, ids=self.ids, index_path=index_of(index) if index else None)
+        place = self.requests.place if self.requests is not None else None
+        return self.run("resolve", inputs, ids=self.ids, ledger=place, index_path=index_of(index) if index else None)

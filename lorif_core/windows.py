@@ -20,8 +20,9 @@ from lorif_core.manifest import LayerEntry, ShardEntry
 from lorif_core.shards import Shard, open_shard, stream
 from lorif_core.store import FactorStore, shard_rows
 
-WINDOWS = 8
-"""Of a shard of the usual size: enough for as many cores, each long enough for a kernel."""
+WINDOWS = 2
+"""Of a shard of the usual size: workers draw on the next shards too, and each window costs some calls a layer, which at eight
+of them took half as long again as one query's arithmetic."""
 OPEN = 32
 """Files that are open at once: an index of many small appends has windows of hundreds of shards."""
 

@@ -170,6 +170,14 @@ class Ledger:
             )
         return Resolved([has[one] for one in asked if one in has], sorted(gone))
 
+    def removed(self, dataset: str = DATASET) -> frozenset[str]:
+        """The salted hashes of all records that published requests named: no later model may know them again."""
+        asked, named = tables.requests, tables.request_ids
+        published = sa.and_(asked.c.dataset == dataset, asked.c.status == PUBLISHED)
+        query = sa.select(named.c.hash).join(asked, asked.c.number == named.c.request).where(published)
+        with self._book.reading() as connection:
+            return frozenset(connection.execute(query).scalars())
+
     # What becomes of it
 
     def drain(self, dataset: str = DATASET, limit: int | None = None) -> Batch | None:

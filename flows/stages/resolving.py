@@ -12,13 +12,20 @@ from curation.data import ExampleData
 from curation.errors import DataError
 from curation.examples import column_problems, name_rows, write_parquet_atomic
 from curation.unlearning.duplicates import Duplicate, by_gradients, by_text
+from curation.unlearning.ledger import Ledger
 from flows.stages.common import Arguments, Output, Progress, content_digests, dropping, open_data
 from lorif_core import FactorStore
 from lorif_core.remote import checkout
 
+BEFORE = "removed before"
+"""Why a row goes that nobody asks for this time."""
+
 
 def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     """Find the rows of ``ids`` (text, or a number that the data has as such), or those of ``request.where``.
+
+    The model that is unlearned from was trained on what the data holds, so that what ``ledger`` says was removed before, and the
+    data still has, goes again: else a second request would bring back what the first had removed.
 
     Returns:
         ``values``: ``records`` (rows to be removed), ``requested`` of them, ``unknown`` (ids of the ledger's that no training
@@ -36,23 +43,25 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     if unknown and not request["ledger"]:
         raise DataError([f"request: no training row has the id: {name_rows(unknown)}{_elsewhere(data, unknown)}"])
     requested = positions_of(data, asked)
+    if not len(requested):
+        return Output({"records": 0, "requested": 0, "unknown": unknown, "searched": [], "digest": data.digest()})
+    before = np.setdiff1d(positions_of(data, removed_before(arguments, ids)), requested)
+    gone = np.union1d(requested, before)
     rules, found = request["near_duplicates"], list[tuple[str, Duplicate]]()
     searched = []
-    texts = texts_of(data) if len(requested) and rules["text"] is not None else None
+    texts = texts_of(data) if rules["text"] is not None else None
     if texts is not None:
         searched.append(f"text, cosine of tf-idf weighted character n-grams of at least {rules['text']}")
-        found += [("near-duplicate by text", one) for one in by_text(texts, requested, rules["text"])]
-    if len(requested) and rules["attribution"] is not None:
+        found += [("near-duplicate by text", one) for one in by_text(texts, gone, rules["text"])]
+    if rules["attribution"] is not None:
         searched.append(f"attribution, cosine of the gradients in the index of at least {rules['attribution']}")
         store = FactorStore.open(checkout(arguments["index_path"]))
-        found += [
-            ("near-duplicate by attribution", one) for one in by_gradients(store, requested, rules["attribution"])
-        ]
+        found += [("near-duplicate by attribution", one) for one in by_gradients(store, gone, rules["attribution"])]
     rows: dict[int, dict[str, Any]] = {
-        int(row): {"why": "requested", "of": None, "similarity": None} for row in requested
+        int(row): {"why": why, "of": None, "similarity": None}
+        for why, positions in (("requested", requested), (BEFORE, before))
+        for row in positions
     }
-    if not rows:
-        return Output({"records": 0, "requested": 0, "unknown": unknown, "searched": [], "digest": data.digest()})
     for why, one in found:
         rows.setdefault(one.position, {"why": why, "of": ids[one.of], "similarity": one.similarity})
     if len(rows) == len(ids):
@@ -103,6 +112,16 @@ def ids_where(data: ExampleData, column: str, values: list[Any]) -> list[Any]:
             [f"request.where: no training row has {', '.join(map(repr, missing))} in the column {column!r}"]
         )
     return train.filter(pl.col("cell").is_in([str(value) for value in values]))["example_id"].to_list()
+
+
+def removed_before(arguments: Arguments, ids: list[Any]) -> list[Any]:
+    """Those of ``ids`` that earlier requests of the job's ledger have removed; none where it has none."""
+    if arguments["ledger"] is None:
+        return []
+    place, dataset = arguments["ledger"], arguments["request"]["dataset"]
+    ledger = Ledger(place if "://" in place else Path(place))
+    gone = ledger.removed(dataset)
+    return [one for one in ids if ledger.record_hash(one, dataset) in gone] if gone else []
 
 
 def unknown_ids(data: ExampleData, ids: list[Any]) -> list[str]:

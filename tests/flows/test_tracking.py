@@ -88,3 +88,14 @@ def test_everything_lies_in_the_workspace_unless_the_user_says_otherwise(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking.example")
     assert tracking_uri(TrackingSection(), workspace) == "http://tracking.example"
     assert tracking_uri(TrackingSection(uri="sqlite:////x.db"), workspace) == "sqlite:////x.db"
+
+
+@pytest.mark.slow
+def test_a_database_that_a_killed_run_left_half_made_is_made_anew(tmp_path: Path) -> None:
+    for name in ("mlflow.db.new", "mlflow.db.new-journal"):
+        (tmp_path / name).write_text("half of it")
+    first = Tracker(TrackingSection(), tmp_path)
+    assert not list(tmp_path.glob("mlflow.db.new*"))
+    run_id = first.start("digits", {})
+    again = Tracker(TrackingSection(), tmp_path)
+    assert again.start("digits", {}, resume=run_id) == run_id

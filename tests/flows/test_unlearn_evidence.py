@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from curation.unlearning import evidence
 from curation.unlearning.ledger import Ledger
 from flows.unlearn_evidence import _removed_earlier
-from flows.unlearn_requests import KEPT, Requests
+from flows.unlearn_requests import Requests
 from flows.unlearn_schema import RequestSection
 from tests.curation.unlearning.evidence_example import example
 
@@ -29,7 +27,7 @@ def answered(folder: Path, ids: list[str], data: set[str]) -> tuple[Requests, Le
 
 def test_a_request_that_names_a_record_removed_before_has_evidence_without_a_problem(tmp_path: Path) -> None:
     first, ledger = answered(tmp_path, ["ann"], {"ann", "bob"})
-    first.close({"status": "published", "verdict": None, "approval": None, "purge": {}})
+    first.close({"status": "published", "verdict": None, "approval": None})
     requests, ledger = answered(tmp_path, ["ann", "bob"], {"bob"})
     assert requests.ids == ["ann", "bob"] and not requests.refused
     said = example(ledger, ["bob"])
@@ -38,14 +36,6 @@ def test_a_request_that_names_a_record_removed_before_has_evidence_without_a_pro
     path = evidence.write(tmp_path, example(ledger, ["bob"], removed_earlier=earlier), ledger, requests.batch)
     assert evidence.verify(path, ledger) == []
     assert _removed_earlier(None, list(said.records)) == []
-
-
-@pytest.mark.parametrize("purge", [None, {}], ids=["kept in the data", "purged"])
-def test_records_that_no_purge_took_out_of_the_data_are_told_of(tmp_path: Path, purge: dict[str, int] | None) -> None:
-    first, _ = answered(tmp_path, ["ann"], {"ann", "bob"})
-    first.close({"status": "published", "verdict": None, "approval": None, "purge": purge})
-    requests, _ = answered(tmp_path, ["bob"], {"ann", "bob"})
-    assert requests.caveats() == ([KEPT.format(1)] if purge is None else [])
 
 
 def test_a_batch_left_by_a_crash_tells_of_the_run_that_went_on_with_it(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def index(folder: Path, rank: int, bits: int, shard: int) -> FactorStore:
 @pytest.fixture(autouse=True)
 def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows that end inside shards, of which more are in one than may be open."""
-    for module, rows in ((windows, 8 * 50), (passes, 120)):
+    for module, rows in ((windows, windows.WINDOWS * 50), (passes, 120)):
         monkeypatch.setattr(module, "shard_rows", lambda size, rows=rows: rows)
     monkeypatch.setattr(windows, "OPEN", 2)
 

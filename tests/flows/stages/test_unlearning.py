@@ -12,6 +12,7 @@ import pytest
 
 from curation.errors import DataError
 from curation.unlearning.duplicates import by_gradients, by_text
+from curation.unlearning.ledger import Ledger
 from flows.schema import DataSection
 from flows.stages import indexing, prepare, resolving, training, unlearning, weighing
 from flows.stages.common import open_data, trained_model
@@ -33,7 +34,13 @@ def arguments(folder: Path, request: dict[str, Any], **sections: Any) -> dict[st
         **sections,
     )
     made = config.model_dump(mode="json")
-    return made | {"ids": config.request.ids or None, "index_path": None, "decisions": None, "index_asked": []}
+    return made | {
+        "ids": config.request.ids or None,
+        "index_path": None,
+        "decisions": None,
+        "index_asked": [],
+        "ledger": None,
+    }
 
 
 def ignore(what: str, done: int, total: int | None) -> None:
@@ -70,6 +77,25 @@ def test_all_rows_cannot_go(tmp_path: Path) -> None:
     request = {"where": {"column": "split", "values": ["train"]}}
     with pytest.raises(DataError, match="all 21 training rows are to be removed"):
         resolving.run(arguments(tmp_path, request), tmp_path, ignore)
+
+
+def test_what_an_earlier_request_removed_goes_again(tmp_path: Path) -> None:
+    """The model that is unlearned from knows it: it was trained on data that still have it."""
+    ledger = Ledger(tmp_path / "ledger.db")
+    ledger.submit(["person-01/award"], "asked to")
+    batch = ledger.drain()
+    assert batch is not None and not ledger.removed()
+    for status in ("weighed", "unlearned", "verified", "published"):
+        ledger.advance(batch, status)
+    assert ledger.removed() == {ledger.record_hash("person-01/award")}
+    job = arguments(tmp_path, {"ids": PERSON}) | {"ledger": str(tmp_path / "ledger.db")}
+    done = resolving.run(job, tmp_path, ignore)
+    records = pl.read_parquet(tmp_path / done.files["records"])
+    assert dict(records.select("example_id", "why").iter_rows()) == {
+        **dict.fromkeys(PERSON, "requested"),
+        "person-01/award": resolving.BEFORE,
+    }
+    assert (done.values["requested"], done.values["records"]) == (2, 3)
 
 
 def test_near_duplicates_are_found_with_what_they_are_like() -> None:
@@ -125,7 +151,7 @@ def test_a_classifier_unlearns_by_a_newton_step_of_its_head_alone(tmp_path: Path
         }
     )
     job: dict[str, Any] = config.model_dump(mode="json")
-    job |= {"ids": ["4", "8"], "index_path": None, "decisions": None, "index_asked": []}
+    job |= {"ids": ["4", "8"], "index_path": None, "decisions": None, "index_asked": [], "ledger": None}
     assert len(prepare.load(job, tmp_path, ignore).values["digest"]) == 64
     trained = (tmp_path / training.run(job, tmp_path, ignore).files["checkpoint"]).rename(tmp_path / "trained.ckpt")
     job |= {"checkpoint": str(trained)}
