@@ -42,8 +42,8 @@ from flows.unlearn_schema import UnlearnConfig
 
 if TYPE_CHECKING:
     from flows.unlearn_ending import EndingRun
-    from flows.unlearning import UnlearnRun
     from flows.unlearn_requests import Requests
+    from flows.unlearning import UnlearnRun
 
 SALT = "evidence.salt"
 """In the workspace: the secret behind the hashes of records where there is no ledger, which has its own."""
