@@ -110,8 +110,6 @@ class UnlearnRun(EndingRun):
         if self.requests is not None and found.values["unknown"]:
             self.ids = self.requests.refuse(found.values["unknown"], self.screen.line)
             found = self._resolve(index)
-        for caveat in self.requests.caveats() if self.requests is not None else []:
-            self.screen.line(f"warning: {caveat}")
         return found if found.values["records"] else None
 
     def weigh(self, model: Finished, index: Finished | None, records: Finished) -> Finished:

@@ -56,8 +56,11 @@ def bm25(pool: Sequence[str], target: Sequence[str], groups: Sequence[str], how:
     queries = [[word for word in query if word in index.vocab_dict] for query in words(target)]
 
     def of_group(rows: np.ndarray) -> np.ndarray:
-        found: np.ndarray = sum(index.get_scores(queries[row]).astype(np.float64) for row in rows) / len(rows)
-        return found
+        found = np.zeros(len(pool))
+        for row in rows:
+            if queries[row]:  # bm25s takes no query without a word of the pool; no text answers it
+                found += index.get_scores(queries[row])
+        return found / len(rows)
 
     return _over_groups(places, how, of_group)
 

@@ -15,6 +15,8 @@ from tests.benchmarks import (
     lds,
     peers,
     scale,
+    selection,
+    selection_scale,
     store_checks,
 )
 
@@ -28,6 +30,7 @@ def main() -> None:
     peers.main([])
     store_checks.main([])
     scale.main([])
+    selection_scale.main([])
     curvature_updates.main([])
     if args.data:
         lds.main(["--data", str(args.data)])
@@ -36,6 +39,7 @@ def main() -> None:
     files = ["--data", str(args.data / "data")] if args.data else []
     label_errors.main(files)
     guard_weights.main(files)
+    selection.main(files)
 
 
 if __name__ == "__main__":

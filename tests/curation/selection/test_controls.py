@@ -37,6 +37,11 @@ def test_bm25_is_its_formula(how: controls.How) -> None:
     np.testing.assert_allclose(controls.bm25(POOL, TARGET, GROUPS, how), expected, rtol=1e-5)
 
 
+def test_a_target_text_without_a_word_of_the_pool_counts_as_zero() -> None:
+    found = controls.bm25(POOL, [TARGET[0], "¡!", "unheard"], ["a", "a", "b"])
+    np.testing.assert_allclose(found, bm25(POOL, TARGET[0]) / 2 / 2, rtol=1e-5)
+
+
 def test_similarity_is_the_mean_cosine_of_each_group() -> None:
     generator = np.random.default_rng(0)
     pool, target = generator.normal(size=(40, 6)), generator.normal(size=(3, 6))
