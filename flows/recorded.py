@@ -108,7 +108,7 @@ class RecordedRun(ModelRun):
         config, digest = self.config, digest_of(self.identity())
         path = config.output_dir or config.workspace / "runs" / f"{config.name}-{digest[:8]}"
         self._folder = RunFolder(path, digest, "output_dir")
-        self.command = self.command or shlex.join(["curate", self.job, "--config", str(path / CONFIG)])
+        self.command = self.command or self._repeated
         former = self._folder.finished(self.code, self.screen.line)
         if former is not None and self.settled(former) and not self._asks_more(self._folder.recorded):
             seconds = round(time.monotonic() - self.began, 1)
@@ -119,6 +119,15 @@ class RecordedRun(ModelRun):
             for stage in self._folder.stages:  # a run that has nothing to do still needs them
                 workspace.note_use(config.workspace / stage)
             self._folder.end(self.code, self._folder.results, self._folder.recorded, self._folder.stages)
+
+    @property
+    def told_command(self) -> str:
+        """The command line that MLflow is given: what was typed may hold options that are secret."""
+        return self._repeated if self.secret else self.command
+
+    @property
+    def _repeated(self) -> str:
+        return shlex.join(["curate", self.job, "--config", str(self.folder.path / CONFIG)])
 
     @abstractmethod
     def flow(self) -> Callable[[Any, Callable[[], None]], dict[str, Any]]:
@@ -143,7 +152,7 @@ class RecordedRun(ModelRun):
         config, loaded = self.config, self.loaded
         killed = self.folder.take()
         with recording():
-            tags = {"curate.command": self.command, "curate.run": self.folder.digest}
+            tags = {"curate.command": self.told_command, "curate.run": self.folder.digest}
             run_id = self.tracker.start(config.name, tags, resume=self.folder.mlflow_run_id)
             ids = {"mlflow_run_id": run_id, "flow_run_id": flow_run_id}
             self.folder.begin({"name": config.name, "started": now(), "command": self.command, **ids})

@@ -10,7 +10,7 @@ from typing import Any
 from curation.errors import DataError, LedgerError
 from curation.unlearning.ledger import Ledger
 from curation.unlearning.requests import Batch
-from curation.unlearning.statuses import NO_ACTION, REJECTED
+from curation.unlearning.statuses import NO_ACTION, REJECTED, WEIGHED
 from flows import approval
 from flows.errors import ConfigError
 from flows.requests import ledger_of
@@ -90,8 +90,11 @@ class Requests:
         return [one for one in self.ids if one not in left]
 
     def advance(self, status: str, details: dict[str, Any]) -> None:
-        """Note that the batch has come to a status, unless it had before."""
-        if self.batch is not None and status not in self.batch.details:
+        """Note that the batch has come to a status, unless it had before; weighed by other means it is begun again."""
+        if self.batch is None:
+            return
+        noted = self.batch.details.get(status)
+        if noted is None or (status == WEIGHED and dict(noted) != details):
             self.batch = self.ledger.advance(self.batch, status, details)
 
     def release(self) -> None:

@@ -130,7 +130,8 @@ class UnlearnRun(EndingRun):
         )
         for warning in done.values["warnings"]:
             self.screen.line(f"warning: {warning}")
-        self.advance("weighed", {"records": records.values["records"], "weights": done.digest})
+        said = {"run": self.folder.digest, "records": records.values["records"], "weights": done.digest}
+        self.advance("weighed", said)
         return done
 
     def unapproved(self, records: Finished) -> str | None:

@@ -33,6 +33,7 @@ from curation.unlearning.statuses import (
     REJECTED,
     SUBMITTED,
     TRANSITIONS,
+    WEIGHED,
     request_status,
 )
 
@@ -209,6 +210,8 @@ class Ledger:
     def advance(self, batch: Batch | int, status: str, details: Mapping[str, Any] | None = None) -> Batch:
         """Bring a batch to its next status; to the one it has, nothing happens: a step repeated after a crash.
 
+        Only `weighed` with other details than before is noted anew, whatever came since: the batch is begun again.
+
         Once it is published, rejected or found to need no action, the clear ids of its requests are erased; after another end
         its requests wait again.
 
@@ -218,7 +221,8 @@ class Ledger:
         number = batch if isinstance(batch, int) else batch.number
         with self._book.transaction() as connection:
             now = self._book.batch(connection, number)
-            if now.status != status:
+            noted = dict(now.details.get(status, {}))
+            if now.status != status or (status == WEIGHED and details is not None and dict(details) != noted):
                 allowed = TRANSITIONS.get(now.status, frozenset())
                 if status not in allowed:
                     follow = f"{', '.join(sorted(allowed))} can follow" if allowed else "nothing can follow"

@@ -20,7 +20,7 @@ from curation.unlearning.canonical import canonical
 from curation.unlearning.chain import Event, event_hash
 from curation.unlearning.requests import Batch, Request, named_in
 from curation.unlearning.salt import Salt
-from curation.unlearning.statuses import CLAIMED
+from curation.unlearning.statuses import CLAIMED, WEIGHED
 
 logger = logging.getLogger(__name__)
 
@@ -126,13 +126,16 @@ class Book:
         row = connection.execute(sa.select(tables.batches).where(tables.batches.c.number == number)).first()
         if row is None:
             raise LedgerError(f"the ledger {self.name} has no batch {number}")
-        noted = {event.kind: event for event in self.events(connection, batch=number)}
+        details: dict[str, Mapping[str, Any]] = {}
+        for event in self.events(connection, batch=number):
+            if event.kind == WEIGHED:  # begun, or begun again
+                details = {CLAIMED: details[CLAIMED]}
+            details[event.kind] = event.details
         table = tables.requests
         found = connection.execute(sa.select(table).where(table.c.batch == number).order_by(table.c.number)).all()
         refused = {event.request for event in self.events(connection, batch=number, kind="refused")}
         members = tuple(request_of(one) for one in found if one.number not in refused)
         ids = tuple(self.clear_ids(connection, [request.number for request in members]))
-        details = {kind: event.details for kind, event in noted.items()}
         return Batch(number, row.dataset, row.status, members, ids, details[CLAIMED]["digest"], details)
 
     def clear_ids(self, connection: sa.Connection, requests: Sequence[int]) -> list[str]:

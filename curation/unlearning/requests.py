@@ -71,7 +71,7 @@ class Batch:
         requests: those in it that were not refused.
         ids: the union of their ids in the clear, sorted; empty once erased.
         digest: salted hash of that set when it was claimed, which an approval is bound to.
-        details: status the batch has come to -> what was noted then.
+        details: status the batch has come to, since it was last begun -> what was noted then.
     """
 
     number: int

@@ -11,17 +11,21 @@ from collections.abc import Mapping
 
 SUBMITTED = "submitted"
 CLAIMED = "claimed"
+WEIGHED = "weighed"
 PUBLISHED = "published"
 REJECTED = "rejected"
 NO_ACTION = "no_action"
 
+_AGAIN = frozenset({WEIGHED, REJECTED, NO_ACTION, "expired", "dry_run"})
+"""After a crash the batch may be begun again with other options or data; what was noted after `claimed` is then void."""
+
 TRANSITIONS: Mapping[str, frozenset[str]] = {
-    CLAIMED: frozenset({"weighed", "no_action", "dry_run"}),
-    "weighed": frozenset({"approved", "rejected", "expired", "unlearned", "no_action", "dry_run"}),
-    "approved": frozenset({"unlearned", "expired"}),
-    "unlearned": frozenset({"verified", "verify_failed", "retrained"}),
-    "retrained": frozenset({"verified", "verify_failed"}),  # the fallback: exact, and checked like the rest
-    "verified": frozenset({"published", "verify_failed"}),  # failed by the checks that publishing makes
+    CLAIMED: frozenset({WEIGHED, NO_ACTION, "dry_run"}),
+    WEIGHED: _AGAIN | {"approved", "unlearned"},
+    "approved": _AGAIN | {"unlearned"},
+    "unlearned": _AGAIN | {"verified", "verify_failed", "retrained"},
+    "retrained": _AGAIN | {"verified", "verify_failed"},  # the fallback: exact, whatever the comparison says of it
+    "verified": _AGAIN | {PUBLISHED, "verify_failed"},
 }
 """Status of a batch -> those that may follow."""
 

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from flows.errors import ConfigError
+from flows.outputs import RunFolder
 from flows.purge_journal import Journal
 from flows.purging import check_given
 from flows.unlearn_schema import UnlearnConfig
+from flows.unlearning import UnlearnRun
 
 
 def test_a_data_file_in_the_workspace_is_refused_before_a_purge_could_remove_it(tmp_path: Path) -> None:
@@ -35,3 +37,10 @@ def test_a_journal_is_of_one_batch_whatever_other_ledgers_call_theirs(tmp_path: 
     assert Journal.of(tmp_path, "a" * 64) == journal and Journal.of(tmp_path, "b" * 64) is None
     journal.remove(tmp_path)
     assert Journal.of(tmp_path, "a" * 64) is None
+
+
+def test_mlflow_is_not_told_the_records_by_the_command_line(tmp_path: Path) -> None:
+    run = UnlearnRun.__new__(UnlearnRun)
+    run.command = "curate unlearn --config people --request.ids [ann]"
+    run._folder = RunFolder(tmp_path / "run", "d", "output_dir")
+    assert run.told_command == f"curate unlearn --config {tmp_path / 'run' / 'config.yaml'}"

@@ -36,3 +36,14 @@ def test_a_request_that_names_a_record_removed_before_has_evidence_without_a_pro
     path = evidence.write(tmp_path, example(ledger, ["bob"], removed_earlier=earlier), ledger, requests.batch)
     assert evidence.verify(path, ledger) == []
     assert _removed_earlier(None, list(said.records)) == []
+
+
+def test_a_batch_left_by_a_crash_tells_of_the_run_that_went_on_with_it(tmp_path: Path) -> None:
+    requests, ledger = answered(tmp_path, ["ann"], {"ann", "bob"})
+    requests.advance("weighed", {})
+    assert requests.batch is not None and requests.batch.status == "verified", "the same run goes on from there"
+    for status in ("weighed", "unlearned", "retrained", "verified"):  # of another configuration
+        requests.advance(status, {"run": "second"})
+    assert ledger.events("unlearned")[-1].details == {"run": "second"} and len(ledger.events("retrained")) == 1
+    requests.close({"status": "published", "verdict": None, "approval": None, "purge": None})
+    assert ledger.get(1).status == "published" and ledger.check() == []

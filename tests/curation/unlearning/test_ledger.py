@@ -136,6 +136,19 @@ def test_only_what_follows_is_allowed(ledger: Ledger) -> None:
     assert TRANSITIONS.keys() & FINISHED == set()
 
 
+@pytest.mark.parametrize("reached", range(1, len(WAY)))
+@pytest.mark.parametrize("end", ["rejected", "expired", "no_action", "dry_run"])
+def test_a_batch_begun_again_with_other_options_can_end_in_every_way(ledger: Ledger, reached: int, end: str) -> None:
+    ledger.submit(PEOPLE[:2], "asked")
+    batch = ledger.drain()
+    for step in WAY[:reached]:
+        batch = ledger.advance(batch, step, {"run": "first"})
+    assert ledger.advance(batch, WAY[reached - 1], {"run": "first"}) == batch, "repeated after a crash"
+    batch = ledger.advance(batch, "weighed", {"run": "second"})
+    assert batch.status == "weighed" and batch.details["weighed"] == {"run": "second"} and len(batch.details) == 2
+    assert ledger.advance(batch, end).status == end and ledger.check() == []
+
+
 def test_ids_are_resolved_against_the_data_and_what_was_removed_from_it(ledger: Ledger) -> None:
     ledger.submit([1, 2], "asked")
     publish(ledger)
