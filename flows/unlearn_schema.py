@@ -116,9 +116,16 @@ class VerifySection(Section):
 
     seeds: int = Field(default=3, ge=2, description="Models trained without the records, to compare with.")
     tolerance: float = Field(
-        default=5.0,
+        default=6.0,
         gt=0,
         description="Largest gap of a record's loss to theirs that counts as none, in standard deviations between seeds.",
+    )
+    retain_drop: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="How far the share of rows that stay which are answered exactly, and the mean probability of their "
+        "answers, may lie below theirs.",
     )
     retain_rows: int = Field(default=64, ge=1, description="Rows that stay that are measured, evenly spaced.")
     batch_size: int = Field(default=32, ge=1, description="Rows of one forward pass.")

@@ -174,7 +174,7 @@ class UnlearnRun(RecordedRun):
             if self.config.fallback == "none":
                 return self.finish("verify_failed", records, checked, None)
             self.screen.line(
-                f"the checks failed ({checked.values['verdict']}): the model trained without the records is taken"
+                f"the checks failed ({'; '.join(checked.values['failures'])}): the model trained without the records is taken"
             )
             (chosen, *others), tier = references, EXACT
             self._published = f"retrain-{self.config.train.seed + 1}"
