@@ -9,7 +9,7 @@ demo: $(VENV)/.installed ## Clean the digits: train, attribute, find and drop wr
 	$(BIN)/curate clean --config configs/clean_digits.yaml
 
 test: $(VENV)/.installed-dev ## The fast tests (a few minutes on two cores)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: lint types ## What CI checks besides the tests
 

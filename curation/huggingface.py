@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from typing import Any, Literal
 
@@ -23,6 +24,8 @@ LOADERS = {"encoder": "AutoModel", "language model": "AutoModelForCausalLM", "to
 def pretrained(kind: Kind, name: str, error: MakeError) -> Any:
     """What is called ``name``: a folder, a file in GGUF format, or a name on the hub.
 
+    Weights in GGUF are read as float32, which takes about half a minute for 100 million of them.
+
     Raises:
         CurationError: made by ``error``: transformers does not import, or there is no such thing.
     """
@@ -39,7 +42,8 @@ def pretrained(kind: Kind, name: str, error: MakeError) -> Any:
     try:
         if gguf:
             folder, file = os.path.split(os.path.abspath(name))
-            return loader.from_pretrained(folder, gguf_file=file, trust_remote_code=False)
+            found = loader.from_pretrained(folder, gguf_file=file, trust_remote_code=False)
+            return found if kind == "tokenizer" else _plain(found)
         return loader.from_pretrained(name, trust_remote_code=False)
     except UNREADABLE as reason:
         first = str(reason).strip().splitlines()[0]
@@ -49,3 +53,13 @@ def pretrained(kind: Kind, name: str, error: MakeError) -> Any:
                 "Give a folder written by save_pretrained or a name on the hub"
             ]
         ) from reason
+
+
+def _plain(model: Any) -> Any:
+    """The same weights in a model that can be trained, saved and cast: transformers takes one read from GGUF for quantised."""
+    config = copy.deepcopy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    plain = type(model)(config)
+    plain.load_state_dict(model.state_dict())
+    return plain.eval()

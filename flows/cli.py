@@ -7,27 +7,38 @@ with SIGTERM, which is otherwise taken as Ctrl-C is.
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from flows import __version__
+from flows.parsers import (
+    DONE,
+    INTERRUPTED,
+    TERMINATED,
+    WRONG,
+    Parser,
+    add_workspace,
+    config_parser,
+    guarded,
+    subcommand,
+    unknown_word,
+)
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
+    from flows.schema import RecordedConfig
 
-DONE, FAILED, WRONG, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
-
-DESCRIPTION = "Find the training examples with wrong labels, fix them, and measure what it changed."
+DESCRIPTION = "Find the training examples that made a model do what it does, and act on it: clean them, unlearn them, select them."
 COMMANDS = {
+    "approve": "approve the records that a run of unlearn would remove, or reject them",
     "clean": "find wrong labels, edit them, retrain, report",
     "index": "build, query, inspect, verify or change a LoRIF index",
     "requests": "note requests to remove records, list them, check their evidence",
+    "select": "choose the rows worth fine-tuning on, and show it",
     "serve": "run clean on a schedule",
     "unlearn": "remove records from a model, keep the rest, and show it",
     "workspace": "free the space of results that no run uses",
@@ -50,13 +61,6 @@ REQUESTS_COMMANDS = {
 }
 WORKSPACE_COMMANDS = {"prune": "delete the results of stages that no run has used for some time"}
 KEEP_DAYS = 30.0
-
-
-class _Parser(argparse.ArgumentParser):
-    """Answers a wrong command with one line and exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(WRONG, f"{self.prog}: {message}\nTry: {self.prog} --help\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,9 +100,9 @@ def _sigterm_as_interrupt(seen: threading.Event) -> Iterator[None]:
 
 
 def _dispatch(tokens: list[str]) -> int:
-    parser = _Parser("curate", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("curate", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"curate {__version__}")
-    listed = "\n".join(f"  {name:<9} {text}" for name, text in COMMANDS.items())
+    listed = "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
     parser.usage = "curate COMMAND [options]"
     parser.epilog = f"commands:\n{listed}\n\ncurate COMMAND --help lists the options of a command."
     if not tokens or tokens[0].startswith("-"):
@@ -107,11 +111,13 @@ def _dispatch(tokens: list[str]) -> int:
         return WRONG if not tokens else DONE
     command, rest = tokens[0], tokens[1:]
     if command not in COMMANDS:
-        _unknown(parser, "command", command, COMMANDS)
+        unknown_word(parser, "command", command, COMMANDS)
     commands = {
+        "approve": _approve,
         "clean": _clean,
         "index": _index,
         "requests": _requests,
+        "select": _select,
         "serve": _serve,
         "unlearn": _unlearn,
         "workspace": _workspace,
@@ -119,34 +125,58 @@ def _dispatch(tokens: list[str]) -> int:
     return commands[command](rest)
 
 
-def _clean(tokens: list[str]) -> int:
-    from flows.schema import CleanConfig
+def _recorded(command: str, schema: type[RecordedConfig], tokens: list[str]) -> int:
+    """A command whose run has a folder of results; ``flows.jobs`` has a function of its name."""
 
     def run(options: argparse.Namespace, overrides: list[str]) -> int:
         from flows import jobs
 
-        return jobs.clean(options, overrides)
+        jobs_by_name = {"clean": jobs.clean, "select": jobs.select, "unlearn": jobs.unlearn}
+        return jobs_by_name[command](options, overrides)
 
-    parser = _config_parser("curate clean", COMMANDS["clean"], CleanConfig, tokens)
+    parser = config_parser(f"curate {command}", COMMANDS[command], schema, tokens)
     parser.add_argument("--output-dir", metavar="DIR", help="folder of the results")
-    return _guarded(parser, tokens, run)
+    return guarded(parser, tokens, run)
+
+
+def _clean(tokens: list[str]) -> int:
+    from flows.schema import CleanConfig
+
+    return _recorded("clean", CleanConfig, tokens)
+
+
+def _select(tokens: list[str]) -> int:
+    from flows.select_schema import SelectConfig
+
+    return _recorded("select", SelectConfig, tokens)
 
 
 def _unlearn(tokens: list[str]) -> int:
     from flows.unlearn_schema import UnlearnConfig
 
+    return _recorded("unlearn", UnlearnConfig, tokens)
+
+
+def _approve(tokens: list[str]) -> int:
     def run(options: argparse.Namespace, overrides: list[str]) -> int:
-        from flows import jobs
+        from flows import approval
 
-        return jobs.unlearn(options, overrides)
+        if overrides:
+            parser.error(f"unknown arguments: {' '.join(overrides)}")
+        return approval.approve(options)
 
-    parser = _config_parser("curate unlearn", COMMANDS["unlearn"], UnlearnConfig, tokens)
-    parser.add_argument("--output-dir", metavar="DIR", help="folder of the results")
-    return _guarded(parser, tokens, run)
+    parser = Parser("curate approve", description=COMMANDS["approve"], allow_abbrev=False)
+    parser.add_argument("run", metavar="RUN", help="folder of the run, or its name in the workspace")
+    parser.add_argument("--digest", metavar="D", required=True, help="of the records, as the run has shown it")
+    parser.add_argument("--reject", action="store_true", help="reject them")
+    parser.add_argument("--reason", metavar="TEXT", help="why; kept for good, so name no record in it")
+    parser.add_argument("--by", metavar="NAME", help="who you are [the user of this system]")
+    add_workspace(parser)
+    return guarded(parser, tokens, run)
 
 
 def _index(tokens: list[str]) -> int:
-    command, rest = _subcommand("curate index", INDEX_COMMANDS, tokens)
+    command, rest = subcommand("curate index", INDEX_COMMANDS, tokens)
 
     def run(options: argparse.Namespace, overrides: list[str]) -> int:
         from flows import index_changes, index_jobs
@@ -165,13 +195,13 @@ def _index(tokens: list[str]) -> int:
 
     name = f"curate index {command}"
     if command in ("info", "verify", "purge", "compact", "refit"):
-        parser = _Parser(name, description=INDEX_COMMANDS[command])
+        parser = Parser(name, description=INDEX_COMMANDS[command])
         parser.add_argument("path", metavar="INDEX", help="folder of the index, or a URL such as s3://bucket/index")
         parser.add_argument("--json", action="store_true", help="print JSON")
     else:
         from flows.schema import IndexConfig
 
-        parser = _config_parser(name, INDEX_COMMANDS[command], IndexConfig, rest)
+        parser = config_parser(name, INDEX_COMMANDS[command], IndexConfig, rest)
     if command == "purge":
         parser.add_argument("--ids", metavar="ID", nargs="+", help="ids of the rows to remove")
         parser.add_argument("--ids-file", metavar="FILE", help="text file of such ids, one a line")
@@ -183,7 +213,7 @@ def _index(tokens: list[str]) -> int:
         parser.add_argument("--top", metavar="K", type=int, default=10, help="training rows shown for each [10]")
         parser.add_argument("--opponents", action="store_true", help="show the strongest opponents, not supporters")
         parser.add_argument("--json", action="store_true", help="print JSON")
-    return _guarded(parser, rest, run)
+    return guarded(parser, rest, run)
 
 
 def _serve(tokens: list[str]) -> int:
@@ -194,12 +224,12 @@ def _serve(tokens: list[str]) -> int:
 
         return serving.serve(options, overrides)
 
-    parser = _config_parser("curate serve", COMMANDS["serve"], ServeConfig, tokens)
-    return _guarded(parser, tokens, run)
+    parser = config_parser("curate serve", COMMANDS["serve"], ServeConfig, tokens)
+    return guarded(parser, tokens, run)
 
 
 def _requests(tokens: list[str]) -> int:
-    command, rest = _subcommand("curate requests", REQUESTS_COMMANDS, tokens)
+    command, rest = subcommand("curate requests", REQUESTS_COMMANDS, tokens)
 
     def run(options: argparse.Namespace, overrides: list[str]) -> int:
         from flows import requests
@@ -214,7 +244,7 @@ def _requests(tokens: list[str]) -> int:
         }
         return commands[command](options)
 
-    parser = _Parser(f"curate requests {command}", description=REQUESTS_COMMANDS[command], allow_abbrev=False)
+    parser = Parser(f"curate requests {command}", description=REQUESTS_COMMANDS[command], allow_abbrev=False)
     if command == "submit":
         parser.add_argument("--ids", metavar="FILE", required=True, help="text file of the ids, one a line")
         parser.add_argument(
@@ -229,99 +259,27 @@ def _requests(tokens: list[str]) -> int:
         parser.add_argument("path", metavar="FILE", help="the evidence file")
         parser.add_argument("--key", metavar="FILE", help="public key (PEM) it must be signed with")
         parser.add_argument("--no-ledger", action="store_true", help="check the file and its signature only")
-    _add_workspace(parser)
+    add_workspace(parser)
     parser.add_argument("--ledger", metavar="URL", help="the ledger, if not ledger.db in the workspace")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    return _guarded(parser, rest, run)
+    return guarded(parser, rest, run)
 
 
 def _workspace(tokens: list[str]) -> int:
-    command, rest = _subcommand("curate workspace", WORKSPACE_COMMANDS, tokens)
+    command, rest = subcommand("curate workspace", WORKSPACE_COMMANDS, tokens)
 
     def run(options: argparse.Namespace, overrides: list[str]) -> int:
         from flows import workspace
 
         return workspace.prune(options, overrides)
 
-    parser = _Parser(f"curate workspace {command}", description=WORKSPACE_COMMANDS[command], allow_abbrev=False)
-    _add_workspace(parser)
+    parser = Parser(f"curate workspace {command}", description=WORKSPACE_COMMANDS[command], allow_abbrev=False)
+    add_workspace(parser)
     parser.add_argument(
         "--keep-days", metavar="N", type=float, default=KEEP_DAYS, help=f"days a result is kept unused [{KEEP_DAYS:g}]"
     )
     parser.add_argument("--dry-run", action="store_true", help="only say what would be deleted")
-    return _guarded(parser, rest, run)
-
-
-def _add_workspace(parser: _Parser) -> None:
-    here = os.environ.get("CURATE_WORKSPACE") or "workspace"
-    parser.add_argument("--workspace", metavar="DIR", default=here, help=f"folder with everything runs keep [{here}]")
-
-
-def _subcommand(prog: str, commands: dict[str, str], tokens: list[str]) -> tuple[str, list[str]]:
-    """The one of ``commands`` that ``tokens`` begin with, and the rest of them; ends the program where there is none."""
-    parser = _Parser(prog, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.usage = f"{prog} COMMAND [options]"
-    width = max(8, *map(len, commands))
-    parser.epilog = "commands:\n" + "\n".join(f"  {name:<{width}} {text}" for name, text in commands.items())
-    if not tokens or tokens[0].startswith("-"):
-        parser.parse_args(tokens)
-        parser.print_help()
-        parser.exit(WRONG)
-    if tokens[0] not in commands:
-        _unknown(parser, "command", tokens[0], commands)
-    return tokens[0], tokens[1:]
-
-
-def _config_parser(prog: str, description: str, schema: type[BaseModel], tokens: list[str]) -> _Parser:
-    """A parser for a command with a configuration file; its help lists every key of the schema."""
-    parser = _Parser(
-        prog,
-        description=f"{description}.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--config", metavar="FILE", required=True, help="configuration file, or the name of a shipped one"
-    )
-    if "workspace" in schema.model_fields:
-        parser.add_argument("--workspace", metavar="DIR", help="folder with everything runs keep [./workspace]")
-    if {"-h", "--help"} & set(tokens):
-        from flows.config import describe
-
-        parser.epilog = "keys of the configuration, each also an option:\n" + describe(schema)
-    return parser
-
-
-def _guarded(parser: _Parser, tokens: list[str], run: Callable[[argparse.Namespace, list[str]], int]) -> int:
-    """Parse and run; an error raised on purpose becomes its text and its exit code, without a traceback."""
-    options, overrides = parser.parse_known_args(tokens)
-    options.command = shlex.join([*parser.prog.split(), *tokens])
-    from curation.errors import CurationError, DataError
-    from flows.errors import ConfigError, InputError
-
-    try:
-        return run(options, overrides)
-    except (ConfigError, InputError, DataError) as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
-        return WRONG
-    except CurationError as error:
-        print(f"error: {error}", file=sys.stderr)
-        print(f"Go on from here with: {options.command}", file=sys.stderr)
-        return FAILED
-    except OSError as error:
-        place = f": {error.filename}" if error.filename else ""
-        print(f"error: {error.strerror or error}{place}", file=sys.stderr)
-        print(f"What is finished is kept; go on with: {options.command}", file=sys.stderr)
-        return FAILED
-
-
-def _unknown(parser: _Parser, kind: str, word: str, known: dict[str, str]) -> NoReturn:
-    import difflib
-
-    near = difflib.get_close_matches(word, known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-    parser.error(f"unknown {kind} {word!r}; {hint}")
+    return guarded(parser, rest, run)
 
 
 if __name__ == "__main__":

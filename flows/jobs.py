@@ -1,4 +1,4 @@
-"""`curate clean` and `curate unlearn`, from the parsed command line to the closing table."""
+"""`curate clean`, `curate select` and `curate unlearn`, from the parsed command line to the closing table."""
 
 from __future__ import annotations
 
@@ -34,8 +34,25 @@ def clean(options: argparse.Namespace, tokens: list[str]) -> int:
     return 0
 
 
+def select(options: argparse.Namespace, tokens: list[str]) -> int:
+    """Run select; returns the exit code.
+
+    Raises:
+        CurationError: as `flows.cli` reports them.
+    """
+    from flows import select_summary
+    from flows.select_schema import SelectConfig
+    from flows.selecting import SelectRun
+
+    config = _config(SelectConfig, options, tokens)
+    with Screen() as screen, SelectRun(config, screen, options.command) as run:
+        found = _run(run)
+    select_summary.closing_table(found, Console())
+    return 0
+
+
 def unlearn(options: argparse.Namespace, tokens: list[str]) -> int:
-    """Run unlearn; returns the exit code: 1 where the records are still in the model that is in use.
+    """Run unlearn; returns the exit code: 1 where the records are still in the model that is in use, or named in the workspace.
 
     Raises:
         CurationError: as `flows.cli` reports them.
@@ -48,7 +65,8 @@ def unlearn(options: argparse.Namespace, tokens: list[str]) -> int:
     with Screen() as screen, UnlearnRun(config, screen, options.command) as run:
         found = _run(run)
     unlearn_summary.closing_table(found, Console())
-    return 0 if found["status"] in unlearn_summary.DONE else 1
+    left = (found.get("purge") or {}).get("left")
+    return 0 if found["status"] in unlearn_summary.DONE and not left else 1
 
 
 def _config(schema: type[Config], options: argparse.Namespace, tokens: list[str]) -> Config:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,9 +16,39 @@ from flows.schema import HOW_ONLY, NOT_KEPT, IndexConfig
 from flows.screen import Screen
 from lorif_core.remote import checkout
 
+PURGED = "purged.json"
+"""In the workspace: the list of rows that were purged (`curation.unlearning.exclusions`)."""
 _SECTIONS = {"name", "root", "data", "model", "train", "index"}
 _SECTIONS |= {"signals", "decide", "report"}  # of clean
 _SECTIONS |= {"request", "weights", "unlearn", "verify"}  # of unlearn
+_SECTIONS |= {"target", "warmup", "scores", "strategy", "budget", "controls", "exclude_harmful"}  # of select
+_SECTIONS |= {"duplicates", "decontaminate"}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Some training rows to train on, and the model to go on from.
+
+    Attributes:
+        rows: Parquet file with ``example_id`` and ``weight``.
+        digest: of what is in it.
+        steps: optimizer steps of an epoch; None: one pass over the rows.
+        start: the model; None: a new one, of the weights that the seed draws.
+    """
+
+    rows: Path
+    digest: str
+    steps: int | None = None
+    start: Finished | None = None
+
+    def inputs(self) -> dict[str, Any]:
+        """What the result depends on."""
+        return {"rows": self.digest, "steps": self.steps, "start": self.start.digest if self.start else None}
+
+    def arguments(self) -> dict[str, Any]:
+        """What the stage gets."""
+        start = checkpoint_of(self.start) if self.start else None
+        return {"rows": str(self.rows), "steps": self.steps, "start": start}
 
 
 class ModelRun:
@@ -28,6 +59,7 @@ class ModelRun:
         screen: draws progress.
         code: digest of the code and package versions that compute results.
         runner: runs the stages.
+        held: keeps the workspace from being pruned meanwhile (`flows.workspace.hold`).
         stages: those that are finished, by name.
     """
 
@@ -40,7 +72,7 @@ class ModelRun:
         self.config, self.screen = config, screen
         check_writable(config.workspace, "workspace")
         config.workspace.mkdir(parents=True, exist_ok=True)
-        self._hold = workspace.hold(config.workspace)
+        self.held = workspace.hold(config.workspace)
         self.code = digest_of({"sources": code_digest(), "versions": versions.deciding()})
         self.runner = Runner(config.workspace, config.root, self.code, screen)
         self.stages: dict[str, Finished] = {}
@@ -54,7 +86,7 @@ class ModelRun:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.runner.__exit__(kind, error, trace)
-        self._hold.close()
+        self.held.close()
 
     @property
     def loaded(self) -> dict[str, Any]:
@@ -77,6 +109,8 @@ class ModelRun:
         # What is read may change any time, so this stage is never reused; its inputs only name its folder.
         named = config.model_dump(mode="json", include={"name", "data", "model", "root"})
         self.stages["load"] = self.runner.run("load", named, self.arguments(), keep=False)
+        if self.loaded["purged"]:
+            self.screen.line(f"{self.loaded['purged']:,} rows of the data were purged before and are left out")
         for path in (self._checkpoint, config.index.path):
             if path is not None:
                 workspace.note_use(Path(path))
@@ -91,7 +125,14 @@ class ModelRun:
         self.stages["train"] = given
         return given
 
-    def train(self, title: str, data_digest: str, decisions: str | None, seed: int | None = None) -> Finished:
+    def train(
+        self,
+        title: str,
+        data_digest: str,
+        decisions: str | None,
+        seed: int | None = None,
+        chosen: Chosen | None = None,
+    ) -> Finished:
         """Train on the data, after the edits in the file ``decisions`` if there is one; before and after share a cache.
 
         Args:
@@ -99,10 +140,14 @@ class ModelRun:
             data_digest: of the rows as they are trained on.
             decisions: path of decisions to apply first.
             seed: another one than the configuration's.
+            chosen: train on some of the rows only.
         """
         options = self.config.train.model_dump(mode="json") | ({} if seed is None else {"seed": seed})
         inputs = self._train_inputs(data_digest) | {"train": options}
-        arguments = self.arguments(decisions=decisions, train=options)
+        if chosen is not None:
+            inputs["chosen"] = chosen.inputs()
+        some = chosen.arguments() if chosen is not None else None
+        arguments = self.arguments(decisions=decisions, train=options, chosen=some)
         done = self.runner.run("train", inputs, arguments, fresh=self._heavy and title != "train", title=title)
         self.stages[title] = done
         return done
@@ -138,6 +183,7 @@ class ModelRun:
         arguments["model"]["checkpoint"] = str(self._checkpoint) if self._checkpoint else None
         # What the user asked for, not what is default: an index that is there may be of other options than the defaults.
         arguments["index_asked"] = sorted(self.config.index.model_fields_set - NOT_KEPT)
+        arguments["purged"] = str(self.config.workspace / PURGED)
         arguments["data_digest"] = self.loaded["digest"] if "load" in self.stages else None
         return arguments | extra
 

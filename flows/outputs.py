@@ -18,6 +18,7 @@ from flows.errors import ConfigError
 from flows.files import digest_file, read_json, write_json
 
 RUN = "run.json"
+LOCK = ".lock"
 SUMMARY = "summary.json"
 
 
@@ -73,7 +74,7 @@ class RunFolder:
             ConfigError: it holds another run, or foreign files; ``key`` is the option that names it.
         """
         self.path, self.digest = path, digest
-        self._lock = FileLock(path / ".lock")
+        self._lock = FileLock(path / LOCK)
         check_free(path, key)
         self._found = read_json(path / RUN) or {}
         held = self._found.get("digest")

@@ -17,7 +17,7 @@ from curation.errors import CurationError
 from flows import workspace
 from flows.errors import StageError
 from flows.files import digest_of, write_json
-from flows.modelling import ModelRun
+from flows.modelling import Chosen, ModelRun
 from flows.outputs import SUMMARY, RunFolder, check_free, check_writable
 from flows.runner import Finished
 from flows.schema import IndexConfig, RecordedConfig
@@ -110,7 +110,7 @@ class RecordedRun(ModelRun):
         self._folder = RunFolder(path, digest, "output_dir")
         self.command = self.command or shlex.join(["curate", self.job, "--config", str(path / CONFIG)])
         former = self._folder.finished(self.code, self.screen.line)
-        if former is not None and not self._asks_more(self._folder.recorded):
+        if former is not None and self.settled(former) and not self._asks_more(self._folder.recorded):
             seconds = round(time.monotonic() - self.began, 1)
             self.unchanged = former | {"checked": {"at": now(), "seconds": seconds}}
             if self.unchanged_status is not None:
@@ -123,6 +123,10 @@ class RecordedRun(ModelRun):
     @abstractmethod
     def flow(self) -> Callable[[Any, Callable[[], None]], dict[str, Any]]:
         """The Prefect flow: takes the prepared run and what is called once Prefect has started it; gives the summary."""
+
+    def settled(self, summary: Mapping[str, Any]) -> bool:
+        """Whether a run that finished with this summary has nothing more to do; always, by default."""
+        return True
 
     def check(self) -> None:
         """Refuse what load has shown to be wrong with the options; nothing by default."""
@@ -157,7 +161,7 @@ class RecordedRun(ModelRun):
         """Write ``summary.json``, put everything into MLflow, and mark the run finished.
 
         Args:
-            summary: the summary.
+            summary: the summary; gets what is found when the model is handed over.
             results: names of the other files in the folder that the run consists of.
             metrics: further figures for MLflow, beside those of the summary.
         """
@@ -169,13 +173,27 @@ class RecordedRun(ModelRun):
             seconds = {f"seconds/{stage}": value for stage, value in summary["seconds"].items()}
             self.tracker.log(metrics=figures | seconds | dict(metrics))
             self.tracker.artifacts([target / name for name in names if name not in self.secret])
-            name, trained = self.config.tracking.register_as, self.registers()
-            if name is not None and trained is not None:
-                self.tracker.register(name, trained, {"curate.run": self.folder.digest})
-            self.tracker.finish()
         home = self.config.workspace / "stages"
         kept = {f"{home.name}/{stage.folder.name}" for stage in self.stages.values() if stage.folder.parent == home}
-        self.folder.end(self.code, names, self._recording(), sorted(kept))
+        with recording(), self.released() as found:
+            if found:
+                summary.update(found)
+                write_json(target / SUMMARY, summary)
+                self.tracker.artifacts([target / SUMMARY])
+            self.tracker.finish()
+            self.folder.end(self.code, names, self._recording(), sorted(kept))
+
+    @contextmanager
+    def released(self) -> Iterator[dict[str, Any]]:
+        """Hand the model over, all else being on disk; what is done inside marks the run finished.
+
+        Yields:
+            What the summary says of it.
+        """
+        name, trained = self.config.tracking.register_as, self.registers()
+        if name is not None and trained is not None:
+            self.tracker.register(name, trained, {"curate.run": self.folder.digest})
+        yield {}
 
     def registers(self) -> str | None:
         """The MLflow run of the model that is registered where the configuration asks for it; None: there is none."""
@@ -195,9 +213,16 @@ class RecordedRun(ModelRun):
                 checkpoint=done.files["checkpoint"] if keep else None,
             )
 
-    def train(self, title: str, data_digest: str, decisions: str | None, seed: int | None = None) -> Finished:
+    def train(
+        self,
+        title: str,
+        data_digest: str,
+        decisions: str | None,
+        seed: int | None = None,
+        chosen: Chosen | None = None,
+    ) -> Finished:
         """As every run trains, with a child run in MLflow."""
-        done = super().train(title, data_digest, decisions, seed)
+        done = super().train(title, data_digest, decisions, seed, chosen)
         options = self.config.train.model_dump() | ({} if seed is None else {"seed": seed})
         self.note_training(title, done, {"data": data_digest, **options, **self.loaded["model"]})
         return done

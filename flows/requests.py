@@ -90,7 +90,8 @@ def verify_evidence(options: argparse.Namespace) -> int:
     path = Path(options.path)
     said = evidence.read(path)
     key = None if options.key is None else signing.public_key(Path(options.key))
-    ledger = None if options.no_ledger else _open(options)
+    unchained = said["ledger"] is None and options.ledger is None
+    ledger = None if options.no_ledger or unchained else _open(options)
     problems = evidence.verify(path, ledger, key)
     signer = evidence.signer(path)
     if options.json:
@@ -101,9 +102,8 @@ def verify_evidence(options: argparse.Namespace) -> int:
         print(problem)
     whose = "not compared with a key of yours (--key)" if key is None else "the key given"
     print(f"signature: {'none' if signer is None else f'key {signer}, {whose}'}")
-    print(
-        "ledger: not looked at (--no-ledger)" if ledger is None else f"ledger: {len(ledger.events())} events followed"
-    )
+    where = "the run had none" if unchained else "not looked at (--no-ledger)"
+    print(f"ledger: {where if ledger is None else f'{len(ledger.events())} events followed'}")
     print(f"{len(problems)} problems: {path}" if problems else f"nothing wrong: {path}")
     return 1 if problems else 0
 

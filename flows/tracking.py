@@ -225,6 +225,25 @@ class Tracker:
             )
         return checkpoints[0]
 
+    def inside(self, folder: Path) -> bool:
+        """Whether everything that MLflow keeps lies in ``folder``."""
+        store = self.uri.removeprefix("sqlite:///")
+        artifacts = str(self._client.get_experiment(self._experiment).artifact_location)
+        places = [Path(store), Path(artifacts.removeprefix("file://"))]
+        return "://" not in store and all(folder.resolve() in place.parents for place in places)
+
+    def registered(self) -> list[Path]:
+        """The folders of the registered model versions that lie on this machine."""
+        from mlflow.store.entities import PagedList
+
+        found, token = list[Path](), None
+        while True:
+            page: PagedList[Any] = self._client.search_model_versions(page_token=token)
+            found += [Path(str(one.source).removeprefix("file://")) for one in page]
+            token = page.token
+            if not token:
+                return found
+
     def finish(self, status: str = "FINISHED") -> None:
         """Close the parent run with MLflow's ``status`` (FINISHED, FAILED, KILLED)."""
         if self.run_id is not None:

@@ -22,7 +22,8 @@ def unlearn(config: UnlearnConfig) -> dict[str, Any]:
     with Screen() as screen, UnlearnRun(config, screen) as run:
         step("load", run.prepare)()
         if run.unchanged is not None:
-            screen.line("unchanged: request, data, configuration and model are as they were; nothing to do")
+            if "checked" in run.unchanged:  # else it was a purge that had to be finished
+                screen.line("unchanged: request, data, configuration and model are as they were; nothing to do")
             return run.unchanged
         return _steps(run)
 
@@ -52,10 +53,15 @@ def _steps(run: UnlearnRun) -> dict[str, Any]:
     weights = step("weigh", run.weigh)(model, index, records)
     if run.config.dry_run:
         return run.finish("dry_run", records)
+    waiting = step("approve", run.unapproved)(records) if run.config.approval.required else None
+    if waiting is not None:
+        return run.finish(waiting, records)
     unlearned = step("unlearn", run.unlearn)(model, records, weights)
     references = step("references", run.references)(records)
     checked = step("verify", run.verify)(model, unlearned, references, records)
     summary = step("publish", run.publish)(model, unlearned, references, records, checked)
+    if run.purging is not None:
+        summary = step("purge", run.purge)()
     step("show", show)(summary)
     return summary
 

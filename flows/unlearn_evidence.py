@@ -1,16 +1,22 @@
-"""The evidence of a run of unlearn, from what its stages have left."""
+"""The evidence of a run of unlearn, from what its stages have left, with or without a ledger."""
 
 from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from curation.unlearning import evidence, signing
+from curation.errors import DataError, LedgerError
+from curation.unlearning import evidence, evidence_page, signing
 from curation.unlearning.evidence_model import (
+    NOT_PUBLISHED,
     VERDICTS,
     Collateral,
     Evidence,
@@ -18,105 +24,165 @@ from curation.unlearning.evidence_model import (
     Method,
     Record,
     Reference,
+    Rejected,
     Step,
     Test,
     TruthRatios,
     WeightChange,
     worst,
 )
-from curation.unlearning.requests import Batch
-from flows import versions
+from curation.unlearning.salt import Salt
+from flows import approval, versions
+from flows.errors import ConfigError
 from flows.files import digest_file
+from flows.folder import MANIFEST
 from flows.modelling import checkpoint_of
 from flows.runner import Finished
-from flows.unlearn_requests import Requests
+from flows.unlearn_schema import UnlearnConfig
 
 if TYPE_CHECKING:
+    from flows.unlearn_ending import EndingRun
     from flows.unlearning import UnlearnRun
 
+SALT = "evidence.salt"
+"""In the workspace: the secret behind the hashes of records where there is no ledger, which has its own."""
+FILES = (evidence.NAME, evidence.seal_path(Path(evidence.NAME)).name, evidence_page.NAME)
 NOT_PURGED = "The records were removed from the model only: neither from the data nor from an index of it."
 
 
-def write_evidence(
-    run: UnlearnRun,
-    requests: Requests,
-    model: Finished,
-    published: Finished,
-    references: list[Finished],
-    records: Finished,
-    checked: Finished,
-    tier: str,
-) -> Path:
-    """Write ``evidence.json`` and its seal into the run's folder and note it in the ledger; called before publishing.
+@dataclass(frozen=True)
+class Checked:
+    """What the evidence is of: a model that was compared with others.
 
-    Args:
-        run: whose evidence it is.
-        requests: those it answers, verified.
-        model: as it was.
-        published: as it will be.
-        references: models it was compared with.
+    Attributes:
+        before: the model as it was.
+        after: the one compared.
+        references: those it was compared with.
         records: of the stage resolve.
-        checked: of the stage verify, about ``published``.
-        tier: how strong it is.
+        verified: of the stage verify, about ``after``.
+        tier: how strong that is.
+        published: whether ``after`` is, or is to be, published.
     """
-    config, ledger, batch = run.config, requests.ledger, requests.batch
-    if batch is None:
-        raise RuntimeError("evidence is of a batch of the ledger; nothing waited")
-    found = json.loads(checked.files["assessment"].read_text(encoding="utf-8"))
-    # An exact retraining has no course of its own.
-    course = json.loads(published.files["course"].read_text(encoding="utf-8")) if "course" in published.files else {}
-    entries = _records(requests, batch, records, checked)
-    unlearned = "course" in published.files
-    weights, options = config.weights.model_dump(mode="json"), config.unlearn.model_dump(mode="json")
-    content = Evidence(
+
+    before: Finished
+    after: Finished
+    references: list[Finished]
+    records: Finished
+    verified: Finished
+    tier: str
+    published: bool
+
+
+def check_secrets(config: UnlearnConfig) -> None:
+    """See to it, before anything is computed, that the key and the salt can be read.
+
+    Raises:
+        ConfigError: one cannot.
+    """
+    problems = []
+    try:
+        if config.evidence.key is not None:
+            signing.private_key(config.evidence.key)
+    except DataError as error:
+        problems += [f"evidence.key: {problem}" for problem in error.problems]
+    try:
+        if not config.request.ledger:
+            Salt.at(config.workspace / SALT)
+    except LedgerError as error:
+        problems.append(f"workspace: {error}")
+    if problems:
+        raise ConfigError(problems)
+
+
+def salt_of(run: UnlearnRun) -> Salt:
+    """The secret by which the run's records are hashed: the ledger's, else the workspace's."""
+    return run.requests.ledger.salt if run.requests is not None else Salt.at(run.config.workspace / SALT)
+
+
+def evidence_of(run: UnlearnRun, checked: Checked) -> Evidence:
+    """What the evidence of a run says, from what its stages have left."""
+    config, records = run.config, checked.records
+    rows = (
+        pl.read_parquet(checked.verified.files["verdicts"])
+        .join(pl.read_parquet(records.files["records"]).select("example_id", "why", "content"), on="example_id")
+        .to_dicts()
+    )
+    entries = _records(rows, salt_of(run), config.request.dataset)
+    found = _read(checked.verified.files["assessment"])
+    return Evidence(
         title=config.name,
-        time=[event.time for event in ledger.events(batch.status) if event.batch == batch.number][-1],
+        time=_noted(checked.verified),
         verdict=worst([entry.verdict for entry in entries]),
-        tier=tier,
+        tier=checked.tier,
         duplicates_rule="; ".join(records.values["searched"]) or "not looked for",
         tolerance=config.verify.tolerance,
         data_before=run.loaded["digest"],
         data_after=records.values["digest"],
-        hashes=[Hashes("model", digest_file(Path(checkpoint_of(model))), digest_file(Path(checkpoint_of(published))))],
-        method=Method(
-            name=f"{config.unlearn.objective}, {config.weights.method}" if unlearned else "retrain",
-            options={"weights": weights, "unlearn": options} if unlearned else config.train.model_dump(mode="json"),
-            seed=config.unlearn.seed if unlearned else config.train.seed + 1,
-            code=run.code,
-            hardware=f"{platform.machine()}, {platform.system()}",
-            versions=versions.recorded(),
-        ),
-        references=[
-            Reference(digest_file(Path(checkpoint_of(one))), seed, one.digest) for one, seed in _seeds(run, references)
-        ],
+        hashes=[Hashes("model", _sha256(checked.before), _sha256(checked.after))],
+        method=_method(run, checked.after),
+        references=[Reference(_sha256(one), seed, one.digest) for one, seed in _seeds(run.stages, checked.references)],
         change=WeightChange(**found["changes"]),
         tests=[Test(**test) for test in found["tests"]],
         records=entries,
         collateral=[Collateral(name, None, before, after) for _, name, before, after in found["collateral"]],
-        history=[Step(int(at["step"]), at["forget_loss"], at["retain_loss"]) for at in course.get("curve", [])],
-        truth_ratios=TruthRatios(**found["truth_ratios"]),
-        caveats=[NOT_PURGED, *run.stages["weigh"].values["warnings"]],
+        history=_history(run.stages["unlearn"]),
+        truth_ratios=_truth_ratios(run, checked, found),
+        caveats=[
+            *[NOT_PURGED] * (not (config.purge and checked.published)),
+            *[NOT_PUBLISHED] * (not checked.published),
+            *(line for name in ("weigh", "unlearn") for line in run.stages[name].values["warnings"]),
+        ],
+        published=checked.published,
+        rejected=_rejected(run, checked),
+        approval=approval.evidence_of(run.folder.path) if config.approval.required else None,
     )
-    key = signing.private_key(config.evidence.key) if config.evidence.key is not None else None
-    return evidence.write(run.folder.path, content, ledger, batch, key)
 
 
-def _records(requests: Requests, batch: Batch, records: Finished, checked: Finished) -> list[Record]:
+def write_evidence(run: EndingRun, content: Evidence, ids: Sequence[str] = ()) -> Path:
+    """Write ``evidence.json``, its seal and its page into the run's folder and note it in the ledger, if there is one.
+
+    Called before the batch ends, while its ids are there to see that none of them is in the file.
+
+    Args:
+        run: whose evidence it is.
+        content: what it says.
+        ids: of further records that it may not name.
+    """
+    ledger, batch = (run.requests.ledger, run.requests.batch) if run.requests is not None else (None, None)
+    path = evidence.write(run.folder.path, content, ledger, batch, _key(run.config), list(ids))
+    evidence_page.write(path)
+    return path
+
+
+def named(checked: Checked) -> list[str]:
+    """The ids of the records that an evidence is about."""
+    return [str(one) for one in pl.read_parquet(checked.records.files["records"])["example_id"]]
+
+
+def problems_of(run: EndingRun, path: Path, model: Path) -> list[str]:
+    """What speaks against publishing a model file: its evidence is not in order, or about another model."""
+    key = _key(run.config)
+    ledger = run.requests.ledger if run.requests is not None else None
+    problems = evidence.verify(path, ledger, key.public_key() if key is not None else None)
+    said = evidence.read(path)
+    if not said["published"]:
+        problems.append("the evidence is of a model that failed the checks")
+    if digest_file(model) not in [one["after"] for one in said["hashes"]]:
+        problems.append(f"the evidence is of another model than {model}")
+    return problems
+
+
+def _key(config: UnlearnConfig) -> Ed25519PrivateKey | None:
+    return signing.private_key(config.evidence.key) if config.evidence.key is not None else None
+
+
+def _records(rows: list[dict[str, Any]], salt: Salt, dataset: str) -> list[Record]:
     """Every record that goes, worst first, by salted hashes."""
-    resolved = pl.read_parquet(records.files["records"]).select("example_id", "why", "content")
-    rows: list[dict[str, Any]] = (
-        pl.read_parquet(checked.files["verdicts"])
-        .join(resolved, on="example_id", how="left", maintain_order="left")
-        .to_dicts()
-    )
-    ledger, figures = (
-        requests.ledger,
-        ("loss_before", "loss_after", "loss_reference", "z", "extraction_before", "extraction_after"),
-    )
+    figures = ("loss_before", "loss_after", "loss_reference", "z", "extraction_before", "extraction_after")
     found = [
         Record(
-            ledger.record_hash(row["example_id"], batch.dataset),
-            ledger.salted("content", batch.dataset, row["content"]),
+            salt.record_hash(row["example_id"], dataset),
+            salt.salted("content", dataset, row["content"]),
             row["why"],
             row["verdict"],
             **{name: row[name] for name in figures},
@@ -127,7 +193,59 @@ def _records(requests: Requests, batch: Batch, records: Finished, checked: Finis
     return sorted(found, key=lambda one: order[one.verdict])
 
 
-def _seeds(run: UnlearnRun, references: list[Finished]) -> list[tuple[Finished, int]]:
+def _method(run: UnlearnRun, model: Finished) -> Method:
+    """How the model was made: unlearned, or trained again without the records."""
+    config, unlearned = run.config, model is run.stages["unlearn"]
+    weights, options = config.weights.model_dump(mode="json"), config.unlearn.model_dump(mode="json")
+    return Method(
+        name=_name(config) if unlearned else "retrain",
+        options={"weights": weights, "unlearn": options} if unlearned else config.train.model_dump(mode="json"),
+        seed=config.unlearn.seed if unlearned else config.train.seed + 1,
+        code=run.code,
+        hardware=f"{platform.machine()}, {platform.system()}",
+        versions=versions.recorded(),
+    )
+
+
+def _rejected(run: UnlearnRun, checked: Checked) -> Rejected | None:
+    """The unlearning that failed, where another model was taken for it."""
+    if checked.after is run.stages["unlearn"]:
+        return None
+    return Rejected(_name(run.config), run.stages["verify"].values["verdict"])
+
+
+def _truth_ratios(run: UnlearnRun, checked: Checked, found: Mapping[str, Any]) -> TruthRatios:
+    if checked.after is run.stages["unlearn"]:
+        return TruthRatios(**found["truth_ratios"])
+    first = _read(run.stages["verify"].files["assessment"])
+    return TruthRatios(**found["truth_ratios"], rejected=first["truth_ratios"]["after"])
+
+
+def _history(unlearned: Finished) -> list[Step]:
+    """The course of the unlearning, from the model as it was."""
+    curve = _read(unlearned.files["course"])["curve"]
+    return [Step(int(at["step"]), at["forget_loss"], at["retain_loss"]) for at in curve]
+
+
+def _name(config: UnlearnConfig) -> str:
+    return f"{config.unlearn.objective}, {config.weights.method}"
+
+
+def _seeds(stages: Mapping[str, Finished], references: list[Finished]) -> list[tuple[Finished, int]]:
     """The references with the seeds they were trained with."""
-    titles = {stage.digest: title for title, stage in run.stages.items() if title.startswith("retrain-")}
+    titles = {stage.digest: title for title, stage in stages.items() if title.startswith("retrain-")}
     return [(one, int(titles[one.digest].removeprefix("retrain-"))) for one in references]
+
+
+def _sha256(model: Finished) -> str:
+    return digest_file(Path(checkpoint_of(model)))
+
+
+def _noted(stage: Finished) -> str:
+    """When a stage was finished, the same however often it is taken up again."""
+    return datetime.fromtimestamp((stage.folder / MANIFEST).stat().st_mtime, UTC).isoformat(timespec="milliseconds")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found

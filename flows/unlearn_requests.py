@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 from curation.errors import DataError, LedgerError
 from curation.unlearning.ledger import Ledger
 from curation.unlearning.requests import Batch
+from curation.unlearning.statuses import NO_ACTION, REJECTED
+from flows import approval
 from flows.errors import ConfigError
 from flows.requests import ledger_of
 from flows.unlearn_schema import RequestSection
@@ -84,3 +86,19 @@ class Requests:
         """Note that the batch has come to a status, unless it had before."""
         if self.batch is not None and status not in self.batch.details:
             self.batch = self.ledger.advance(self.batch, status, details)
+
+    def release(self) -> None:
+        """Let the next run go on with what is not finished; once this one has ended, however it did."""
+        self.ledger.release(self.dataset)
+
+    def close(self, summary: Mapping[str, Any]) -> None:
+        """Bring the batch to the end that a run's summary tells of; one that waits for an answer stays for the next run."""
+        status, answer = summary["status"], summary["approval"] or {}
+        details = {"verdict": summary["verdict"]} if summary["verdict"] is not None else {}
+        if status == approval.AWAITING:
+            return
+        if status == REJECTED and answer.get("decision") == REJECTED:
+            details = {name: answer[name] for name in ("digest", "by", "decided", "reason")}
+        elif status == REJECTED:  # one by one, so that nothing is left of the batch
+            status = NO_ACTION
+        self.advance(status, details)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -63,10 +64,11 @@ class WeightsSection(Section):
     score: Literal["dot", "cosine"] = Field(
         default="dot", description="Alignment with what stays: the product of the gradients, or its cosine."
     )
-    way: Literal["auto", "factors", "two_forwards", "forward_mode"] = Field(
+    way: Literal["auto", "factors", "activations", "two_forwards", "forward_mode"] = Field(
         default="auto",
         description="How alignments are found: from the index, or by passes over the model; auto: from the index where the "
-        "run has one, else by two forward passes.",
+        "run has one and the method is guard, else from the gradients of activations, or by two forward passes where a "
+        "layer's gradient is not known.",
     )
     refresh_every: int | None = Field(
         default=None, ge=1, description="Optimizer steps between two weighings of guard-dynamic; empty: 10."
@@ -77,13 +79,12 @@ class WeightsSection(Section):
         dynamic, found = self.method == "guard-dynamic", []
         if self.refresh_every is not None and not dynamic:
             found.append(f"weights.refresh_every: only guard-dynamic weighs again, the method is {self.method}")
-        if dynamic and (self.way == "factors" or self.score == "cosine"):
+        if dynamic and self.way == "factors":
+            found.append("weights.way: an index is of the model as it was: guard-dynamic needs passes over the model")
+        if self.score == "cosine" and self.way in ("two_forwards", "forward_mode"):
             found.append(
-                "weights.way, weights.score: an index is of the model as it was: guard-dynamic needs forward passes and dot"
-            )
-        elif self.score == "cosine" and self.way != "factors":
-            found.append(
-                f"weights.score: cosine needs each record's own gradient: set weights.way to factors, got {self.way}"
+                "weights.score: cosine needs each record's own gradient: set weights.way to auto, activations or factors, "
+                f"got {self.way}"
             )
         return found
 
@@ -91,11 +92,15 @@ class WeightsSection(Section):
 class UnlearnSection(Section):
     """How the records are unlearned."""
 
-    objective: Literal["ascent", "bounded_ascent", "difference", "npo", "simnpo", "dpo", "idk", "rmu"] = Field(
-        default="npo", description="The loss of a step."
+    objective: Literal["ascent", "bounded_ascent", "difference", "npo", "simnpo", "dpo", "idk", "rmu", "newton"] = (
+        Field(
+            default="npo",
+            description="The loss of a step; newton: no steps, but one Newton step of a classifier's last layer away from them.",
+        )
     )
     options: Arguments = Field(
-        default_factory=dict, description="Of the objective: beta, alpha, retain (none, nll, kl), bound, delta, ..."
+        default_factory=dict,
+        description="Of the objective: beta, alpha, retain (none, nll, kl), bound, delta, ...; of newton: l2, steps.",
     )
     lr: PositiveFloat = Field(default=5e-4, description="Learning rate of AdamW.")
     max_epochs: int = Field(default=20, ge=1, description="Passes over the records.")
@@ -109,6 +114,19 @@ class UnlearnSection(Section):
         min_length=1,
         description="The other answer that dpo and idk teach in place of the records'.",
     )
+
+    def problems(self, weights: WeightsSection) -> list[str]:
+        """What a Newton step has no use for."""
+        if self.objective != "newton":
+            return []
+        idle = ("lr", "max_epochs", "retain_rows", "alternative")
+        given = [f"unlearn.{name}" for name in idle if name in self.model_fields_set]
+        found = [f"{', '.join(given)}: newton is one step over all rows that stay; leave them out"] * bool(given)
+        if weights.method != "uniform":
+            found.append(
+                f"weights.method: newton takes every record out whole, none can be spared: set it to uniform, got {weights.method}"
+            )
+        return found
 
 
 class VerifySection(Section):
@@ -142,6 +160,26 @@ class EvidenceSection(Section):
     )
 
 
+class ApprovalSection(Section):
+    """A person's approval of the records that go, between weighing and unlearning."""
+
+    required: bool = Field(default=False, description="Wait for `curate approve` before the model is changed.")
+    expires_after: PositiveFloat | None = Field(
+        default=None,
+        description="Hours after which a question without an answer, or an approval not acted on, is void; empty: never.",
+    )
+
+
+class PublishSection(Section):
+    """How a model that is registered (tracking.register_as) becomes the one in use."""
+
+    alias: str | None = Field(
+        default="champion",
+        pattern=r"^[A-Za-z_][\w-]*$",
+        description="Alias of MLflow's registry that moves to it once all else is written; empty: none moves.",
+    )
+
+
 class UnlearnConfig(RecordedConfig):
     """Configuration of `curate unlearn`, the only parameter of its flow."""
 
@@ -154,8 +192,14 @@ class UnlearnConfig(RecordedConfig):
         default="none",
         description="What follows when the checks fail: nothing is published, or a model trained without the records is.",
     )
-    purge: bool = Field(default=False, description="Remove the records from the index and the data, too.")
+    purge: bool = Field(
+        default=False,
+        description="Before the model is published, remove what is left of the records: from the index, and from everything in "
+        "the workspace, where no later job takes them from the data again.",
+    )
     evidence: EvidenceSection = EvidenceSection()
+    approval: ApprovalSection = ApprovalSection()
+    publish: PublishSection = PublishSection()
 
     @property
     def indexes(self) -> bool:
@@ -165,16 +209,21 @@ class UnlearnConfig(RecordedConfig):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        problems = [*_request_problems(self.request), *self.weights.problems()]
+        problems = [*_request_problems(self.request), *self.weights.problems(), *self.unlearn.problems(self.weights)]
         if self.fallback == "retrain" and self.verify.seeds < 3:
             problems.append(
                 f"fallback, verify.seeds: of {self.verify.seeds} models one would be published and fewer than two be left "
                 "to compare it with; expected seeds of at least 3"
             )
-        if self.purge:
-            problems.append("purge: not there yet: run `curate index purge` and edit the data after the run")
-        if self.evidence.key is not None and not self.request.ledger:
-            problems.append("evidence.key: evidence is written for requests of the ledger: set request.ledger to true")
+        if self.purge and not self.request.ledger:
+            problems.append(
+                "purge: this configuration, and what Prefect keeps of it, would go on naming the records: submit them with "
+                "`curate requests submit` and set request.ledger to true"
+            )
+        if self.approval.expires_after is not None and not self.approval.required:
+            problems.append("approval.expires_after: no approval is asked for: set approval.required to true")
+        if self.publish.alias is not None and re.fullmatch(r"latest|v\d+", self.publish.alias.lower()):
+            problems.append(f"publish.alias: MLflow keeps latest, v1, v2, ... for itself, got {self.publish.alias}")
         if problems:
             raise ValueError("; ".join(problems))
         return self

@@ -16,16 +16,19 @@ from flows.runner import Finished
 from flows.summary import mlflow_command
 from flows.unlearn_schema import UnlearnConfig
 
-DONE = ("published", "no_action", "dry_run")
+DONE = ("published", "no_action", "dry_run", "awaiting_approval")
 """Statuses of a run that did what was asked; after the others the records are still in the model in use."""
 MEASURED = ("forget_exact_before", "forget_exact_after", "retain_exact_before", "retain_exact_after", "verdict")
 SAID = {
     "no_action": "nothing to remove",
     "dry_run": "dry run, nothing was changed",
-    "rejected": "every request was refused",
+    "awaiting_approval": "nothing is changed before somebody approves",
+    "rejected": "the requests were refused",
+    "expired": "nobody approved in time, nothing was changed",
     "verify_failed": "the checks failed, nothing was published",
     "published": "the records are unlearned, the model is published",
 }
+_KEYS = {"evidence.html": "evidence_page"}
 RETRAINED = "the unlearned model failed the checks; one trained again without the records is published"
 
 
@@ -38,6 +41,7 @@ def summarise(
     results: Sequence[str],
     checked: Mapping[str, Any],
     tier: str | None,
+    approval: Mapping[str, Any] | None,
     batch: int | None,
     run_ids: Mapping[str, str | None],
     uri: str,
@@ -54,6 +58,7 @@ def summarise(
         results: names of the files in it.
         checked: values of the stage verify, of the model that was published or refused.
         tier: how strong the evidence is.
+        approval: the question and its answer; None where none is asked for.
         batch: number of the ledger's batch.
         run_ids: MLflow's parent run and Prefect's flow run, under the keys they get.
         uri: where MLflow keeps it.
@@ -61,12 +66,11 @@ def summarise(
         digests: what the results are of.
     """
     loaded = stages["load"].values
-    resolved, weighed = (stages[name].values if name in stages else {} for name in ("resolve", "weigh"))
+    resolved, weighed, unlearned = (
+        stages[name].values if name in stages else {} for name in ("resolve", "weigh", "unlearn")
+    )
     seconds = {name: stage.seconds for name, stage in stages.items()}
-    files = {
-        name.removesuffix(".parquet").removesuffix(".json").removesuffix(".ckpt"): str(folder / name)
-        for name in results
-    }
+    files = {_KEYS.get(name, name.rpartition(".")[0]): str(folder / name) for name in results}
     return {
         "status": status,
         "name": config.name,
@@ -79,13 +83,17 @@ def summarise(
         "near_duplicates": resolved.get("searched", []),
         "effective_size": weighed.get("effective_size"),
         "opposition": weighed.get("opposition"),
-        "warnings": weighed.get("warnings", []),
+        "warnings": [*weighed.get("warnings", []), *unlearned.get("warnings", [])],
+        "newton": unlearned.get("newton"),
         **{key: checked.get(key) for key in MEASURED},
         "passed": checked.get("passed"),
         "verdict_unlearned": stages["verify"].values["verdict"] if "verify" in stages else None,
         "failures": stages["verify"].values["failures"] if "verify" in stages else [],
         "tier": tier,
+        "purge": None,
+        "approval": approval,
         "evidence": files.get("evidence"),
+        **dict.fromkeys(("registered", "alias", "alias_before", "alias_after")),  # known last of all
         "seconds": {**seconds, "total": round(total_seconds, 3)},
         "reused": [name for name, stage in stages.items() if stage.reused],
         "seeds": {"train": config.train.seed, "index": config.index.seed, "unlearn": config.unlearn.seed},
@@ -97,6 +105,14 @@ def summarise(
         "mlflow_command": mlflow_command(uri),
         "files": files,
     }
+
+
+def _answering(approval: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The commands by which a question is answered, or who has answered it."""
+    if approval["decision"] is not None:
+        reason = f": {approval['reason']}" if approval["reason"] else ""
+        return [("Answer", f"{approval['decision']} by {approval['by']}, {approval['decided']}{reason}")]
+    return [("To approve", approval["command"]), ("To reject", f"{approval['command']} --reject --reason WHY")]
 
 
 def closing_table(summary: Mapping[str, Any], console: Console) -> None:
@@ -121,7 +137,23 @@ def closing_table(summary: Mapping[str, Any], console: Console) -> None:
     lines += [("Failed check", failure) for failure in summary["failures"]]
     if summary["tier"] is not None:
         lines.append(("Tier", f"{summary['tier']}, {TIERS[summary['tier']]}"))
-    lines += [(name.capitalize(), path) for name, path in summary["files"].items()]
+    if summary["purge"] is not None:
+        lines.append(("Purge", _purged(summary["purge"])))
+    if summary["approval"] is not None:
+        lines += _answering(summary["approval"])
+    if summary["registered"] is not None:
+        name, version = summary["registered"].values()
+        moved = f", alias {summary['alias']} moved from {summary['alias_before'] or 'none'}" if summary["alias"] else ""
+        lines.append(("Registered", f"{name} version {version}{moved}"))
+    lines += [(name.capitalize().replace("_", " "), path) for name, path in summary["files"].items()]
     lines.append(("MLflow page", summary["mlflow_command"]))
     for title, text in lines:
         console.print(f"[bold]{title:<26}[/]{escape(text)}", highlight=False, soft_wrap=True)
+
+
+def _purged(done: Mapping[str, Any]) -> str:
+    """What a purge came to."""
+    left = (
+        f"{len(done['left'])} still name the records: {', '.join(done['left'])}" if done["left"] else "none names them"
+    )
+    return f"{done['files_searched']:,} files searched, {left}"

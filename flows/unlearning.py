@@ -2,42 +2,36 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from flows import approval
 from flows.files import copy_atomic
 from flows.modelling import checkpoint_of, index_of
-from flows.recorded import RecordedRun
+from flows.publishing import roll_back, settle
+from flows.recorded import recording
 from flows.requests import read_ids
 from flows.runner import Finished
+from flows.unlearn_ending import MODEL, EndingRun
+from flows.unlearn_evidence import Checked, check_secrets, evidence_of, named, salt_of, write_evidence
 from flows.unlearn_requests import Requests
-from flows.unlearn_schema import UnlearnConfig
-from flows.unlearn_summary import summarise
 
-MODEL = "model.ckpt"
 EXACT = "E0"
 MANY = 20
 """Models to compare with from which on the evidence is of tier E1."""
 
 
-class UnlearnRun(RecordedRun):
+class UnlearnRun(EndingRun):
     """One run of `curate unlearn`. Use it as a context manager: no process is left behind, MLflow's run is closed.
 
     Attributes:
-        requests: the batch of the ledger that this run answers; None where the configuration names the records.
         ids: those asked for; None where a column's value names the records.
     """
 
     job = "unlearn"
-    # They name the records, and MLflow would keep them for good.
-    secret = frozenset({"request", "records.parquet", "weights.parquet", "verdicts.parquet"})
-    config: UnlearnConfig
-
-    requests: Requests | None = None
     ids: list[str] | None = None
-    _published: str | None = None  # title of the training that is published
 
     def flow(self) -> Callable[[Any, Callable[[], None]], dict[str, Any]]:
         """`flows.unlearn`, whose import takes seconds."""
@@ -46,14 +40,14 @@ class UnlearnRun(RecordedRun):
         return unlearn_prepared
 
     def check(self) -> None:
-        """Read the ids, or claim what waits in the ledger.
+        """Read the ids, those that were claimed or the user's own.
 
         Raises:
-            ConfigError: there is no such file or ledger, or another process works on its requests.
+            ConfigError: there is no such file or key.
         """
+        check_secrets(self.config)
         request = self.config.request
-        if request.ledger:
-            self.requests = Requests.claim(request, self.config.workspace)
+        if self.requests is not None:
             self.ids = self.requests.ids
         elif request.ids_file is not None:
             self.ids = read_ids(request.ids_file, "request.ids_file")
@@ -61,15 +55,39 @@ class UnlearnRun(RecordedRun):
             self.ids = [str(one) for one in request.ids]
 
     def prepare(self) -> None:
-        """As of every run; what a former run has done and not told the ledger any more is told it now."""
+        """As of every run; what a former run has left to do, a purge or word to the ledger, is done now.
+
+        Raises:
+            ConfigError: there is no such ledger, or another process works on its requests.
+        """
+        if self.config.request.ledger:
+            self.requests = Requests.claim(self.config.request, self.config.workspace)
+            if self.requests.number is not None and self.goes_on(self.requests.number):
+                return
         super().prepare()
         if self.unchanged is not None:
-            self._close(self.unchanged)
+            settle(self.folder.path)
+            self.close(self.unchanged)
+
+    def settled(self, summary: Mapping[str, Any]) -> bool:
+        """All but a run that waits for an answer, which may have come, or has not got one in time."""
+        return summary["status"] not in (approval.AWAITING, approval.EXPIRED)
+
+    def begin(self, flow_run_id: str | None) -> str | None:
+        """As of every run; what an earlier start has published without coming to its end is taken back first."""
+        killed = super().begin(flow_run_id)
+        with recording():
+            undone = roll_back(self.folder.path)
+        if undone is not None:
+            self.screen.line(f"warning: {undone}")
+        return killed
 
     def identity(self) -> dict[str, Any]:
-        """As of every run, and which records it is about."""
-        batch = self.requests.number if self.requests is not None else None
-        return super().identity() | {"ids": self.ids, "batch": batch}
+        """As of every run, and which records it is about: of the ledger those of the batch as it was claimed."""
+        if self.requests is None:
+            return super().identity() | {"ids": self.ids, "batch": None}
+        batch = self.requests.batch
+        return super().identity() | {"ids": None, "batch": [batch.number, batch.digest] if batch else None}
 
     @property
     def asked(self) -> bool:
@@ -106,8 +124,18 @@ class UnlearnRun(RecordedRun):
         )
         for warning in done.values["warnings"]:
             self.screen.line(f"warning: {warning}")
-        self._advance("weighed", {"records": records.values["records"], "weights": done.digest})
+        self.advance("weighed", {"records": records.values["records"], "weights": done.digest})
         return done
+
+    def unapproved(self, records: Finished) -> str | None:
+        """How the run ends for now for want of an approval; None where it may go on."""
+        section, folder = self.config.approval, self.folder.path
+        digest = approval.digest_of_records(records.files["records"], salt_of(self), self.config.request.dataset)
+        status = approval.status(folder, digest, section.expires_after)
+        if status != approval.APPROVED:
+            return status
+        self.advance("approved", approval.evidence_of(folder) or {})
+        return None
 
     def unlearn(self, model: Finished, records: Finished, weights: Finished) -> Finished:
         """Change the model."""
@@ -126,8 +154,10 @@ class UnlearnRun(RecordedRun):
             records=str(records.files["records"]),
             weights_file=str(weights.files["weights"]),
         )
+        for warning in done.values["warnings"]:
+            self.screen.line(f"warning: {warning}")
         self.note_training("unlearn", done, {"data": self.loaded["digest"], **self.config.unlearn.model_dump()})
-        self._advance("unlearned", {"model": done.digest, "changed": done.values["changed"]})
+        self.advance("unlearned", {"model": done.digest, "changed": done.values["changed"]})
         return done
 
     def references(self, records: Finished) -> list[Finished]:
@@ -168,71 +198,35 @@ class UnlearnRun(RecordedRun):
         checked: Finished,
     ) -> dict[str, Any]:
         """Publish the unlearned model where the checks hold, else one trained without the records if that is allowed."""
-        chosen, others, tier = unlearned, references, "E1" if len(references) >= MANY else "E2"
-        self._published = "unlearn"
-        if not checked.values["passed"]:
-            if self.config.fallback == "none":
-                return self.finish("verify_failed", records, checked, None)
-            self.screen.line(
-                f"the checks failed ({'; '.join(checked.values['failures'])}): the model trained without the records is taken"
-            )
-            (chosen, *others), tier = references, EXACT
-            self._published = f"retrain-{self.config.train.seed + 1}"
-            self._advance("retrained", {"model": chosen.digest, "verdict": checked.values["verdict"]})
-            checked = self.verify(model, chosen, others, records, "verify-retrained")
-        self._advance("verified", {"verdict": checked.values["verdict"], "tier": tier})
-        copy_atomic(Path(checkpoint_of(chosen)), self.folder.path / MODEL)
-        evidence = None
-        if self.requests is not None:
-            from flows.unlearn_evidence import write_evidence
+        passed, tier = checked.values["passed"], "E1" if len(references) >= MANY else "E2"
+        found, title = Checked(model, unlearned, references, records, checked, tier, published=passed), "unlearn"
+        if not passed and self.config.fallback == "retrain":
+            found, title = self._retrained(found), f"retrain-{self.config.train.seed + 1}"
+        content, ids = evidence_of(self, found), named(found)
+        if not found.published:
+            self.evidence = write_evidence(self, content, ids)
+            return self.finish("verify_failed", records, found.verified)
+        self.advance("verified", {"verdict": found.verified.values["verdict"], "tier": found.tier})
+        copy_atomic(Path(checkpoint_of(found.after)), self.folder.path / MODEL)
+        self.released_run = self.runs.get(title)
+        if self.config.purge:
+            from flows import purging
 
-            evidence = write_evidence(self, self.requests, model, chosen, others, records, checked, tier)
-        return self.finish("published", records, checked, tier, evidence)
+            self.purging = purging.begin(self, found, content)
+            return self.purging.summary
+        self.evidence = write_evidence(self, content, ids)
+        return self.finish("published", records, found.verified, found.tier)
 
-    def finish(
-        self,
-        status: str,
-        records: Finished | None = None,
-        checked: Finished | None = None,
-        tier: str | None = None,
-        evidence: Path | None = None,
-    ) -> dict[str, Any]:
-        """Put the results into the output folder and close the run; returns the summary."""
-        if status == "no_action" and self.requests is not None and self.requests.refused:
-            status = "rejected"
-        target, done = self.folder.path, self.stages
-        results = [MODEL] * (status == "published")
-        for stage, name in (("resolve", "records"), ("weigh", "weights")):
-            if records is not None and stage in done:
-                copy_atomic(done[stage].files[name], target / f"{name}.parquet")
-                results.append(f"{name}.parquet")
-        if checked is not None:
-            copy_atomic(checked.files["assessment"], target / "assessment.json")
-            copy_atomic(checked.files["verdicts"], target / "verdicts.parquet")
-            results += ["assessment.json", "verdicts.parquet"]
-        if evidence is not None:
-            results += [evidence.name, f"{evidence.stem}.seal.json"]
-        summary = summarise(
-            self.config,
-            done,
-            status=status,
-            folder=target,
-            results=results,
-            checked=checked.values if checked else {},
-            tier=tier,
-            batch=self.requests.number if self.requests else None,
-            run_ids={"mlflow_run_id": self.tracker.run_id, "prefect_flow_run_id": self.flow_run_id},
-            uri=self.tracker.uri,
-            total_seconds=time.monotonic() - self.began,
-            digests={"run": self.folder.digest, "data": self.loaded["digest"], "code": self.code},
-        )
-        self.end(summary, results, {})
-        self._close(summary)
-        return summary
-
-    def registers(self) -> str | None:
-        """The model that was published."""
-        return self.runs.get(self._published) if self._published and (self.folder.path / MODEL).is_file() else None
+    def _retrained(self, failed: Checked) -> Checked:
+        """The first of the models trained without the records, compared with the others, in place of one that failed."""
+        verdict = failed.verified.values["verdict"]
+        for failure in failed.verified.values["failures"]:
+            self.screen.line(f"check failed: {failure}")
+        self.screen.line(f"the checks failed ({verdict}): the model trained without the records is taken")
+        chosen, *others = failed.references
+        self.advance("retrained", {"model": chosen.digest, "verdict": verdict})
+        verified = self.verify(failed.before, chosen, others, failed.records, "verify-retrained")
+        return replace(failed, after=chosen, references=others, verified=verified, tier=EXACT, published=True)
 
     def _resolve(self, index: Finished | None) -> Finished:
         inputs = {
@@ -243,13 +237,3 @@ class UnlearnRun(RecordedRun):
             "request": self.config.request.model_dump(mode="json", include={"where", "near_duplicates", "ledger"}),
         }
         return self.run("resolve", inputs, ids=self.ids, index_path=index_of(index) if index else None)
-
-    def _close(self, summary: Mapping[str, Any]) -> None:
-        """Bring the requests to their end, last of all: a run that was killed before it finds its batch again."""
-        status = summary["status"]
-        details = {"verdict": summary["verdict"]} if summary["verdict"] is not None else {}
-        self._advance("no_action" if status == "rejected" else status, details)
-
-    def _advance(self, status: str, details: dict[str, Any]) -> None:
-        if self.requests is not None:
-            self.requests.advance(status, details)

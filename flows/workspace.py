@@ -8,7 +8,8 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -29,6 +30,32 @@ def hold(workspace: Path) -> IO[bytes]:
     file = (workspace / ".lock").open("ab")
     fcntl.flock(file, fcntl.LOCK_SH)
     return file
+
+
+@contextmanager
+def alone(held: IO[bytes], tell: Callable[[str], None]) -> Iterator[None]:
+    """Be the only run in a workspace for the length of the block; others are waited for.
+
+    Args:
+        held: what `hold` gave.
+        tell: called with a sentence where there is something to wait for.
+    """
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        tell("other runs are at work in this workspace: waiting for them to end")
+        fcntl.flock(held, fcntl.LOCK_EX)  # lets go of the shared lock first: two that wait do not wait for each other
+    try:
+        yield
+    finally:
+        fcntl.flock(held, fcntl.LOCK_SH)
+
+
+def remove_stage(folder: Path) -> None:
+    """Remove the folder of a stage that nobody is using."""
+    if folder.is_dir():
+        shutil.rmtree(folder)
+    folder.with_suffix(".lock").unlink(missing_ok=True)
 
 
 def note_use(path: Path) -> None:
@@ -67,8 +94,7 @@ def prune(options: argparse.Namespace, tokens: list[str]) -> int:
             freed += size
             console.print(f"{folder.name}  {size / 1e6:,.1f} MB, last used {days:.0f} days ago")
             if not options.dry_run:
-                shutil.rmtree(folder)
-                folder.with_suffix(".lock").unlink(missing_ok=True)
+                remove_stage(folder)
     verb = "would be freed" if options.dry_run else "freed"
     console.print(f"{len(unused)} stages, {freed / 1e6:,.1f} MB {verb} in {workspace}")
     return 0

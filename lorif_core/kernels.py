@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lorif_core.codecs import FLOATS
@@ -27,14 +26,14 @@ from lorif_core.shards import Shard
 log = logging.getLogger(__name__)
 
 FEW_QUERIES = 12
-"""Up to here every kernel is faster than a dense product for all queries at once; one of single-column factors always is,
-doing no more multiplications at about the same rate, and making no dense rows."""
+"""Up to here the kernel of whole gradients is faster than a dense product for all queries at once."""
+FEW_COLUMNS = 128
+"""Factor columns times queries up to here, kernels of factors are faster than dense rows, made once for all queries, in a
+dense product. Those of one column always are: they do the dense product's multiplications, and make no dense rows."""
 CHUNK = 2**18
 """Bytes that are read at a time, to be still in the core's cache when they are decoded."""
 LONGEST = 1024
-"""Numbers of all columns of the longer side: beyond, the code of a kernel would be too long. Such layers are left to torch."""
-HIGHEST_RANK = 8
-"""C at most, for the same reason."""
+"""Numbers of all columns of the longer side: beyond, decoded rows would leave the cache. Such layers are left to torch."""
 
 
 @cache
@@ -57,15 +56,17 @@ class Kernel:
     """That it reads."""
     memory: int
     """Bytes it reads them to, some rows at a time."""
+    rows: int
+    """It scores at once: behind each query's scores there is room up to a multiple."""
     code: Callable[..., int]
 
     def add_scores(self, shard: Shard, start: int, scores: Tensor, memory: Tensor) -> None:
-        """Add <Q_q, G_i> of a shard's rows start, start + 1, ... to `scores` [Q, n], float32, contiguous.
+        """Add <Q_q, G_i> of a shard's rows start, start + 1, ... to `scores` [Q, n], float32.
 
         Args:
             shard: the rows'.
             start: the first of them.
-            scores: added to.
+            scores: added to. What lies behind each query's, up to a multiple of `self.rows`, is overwritten.
             memory: uint8, at least `self.memory`; the same for all calls of a thread, so that it stays in cache.
 
         Raises:
@@ -74,7 +75,7 @@ class Kernel:
         count, n = scores.shape
         addresses = [x.data_ptr() for x in (scores, self.queries, memory)]
         offsets = [shard.offset(name, start) for name in self.tensors]
-        done = self.code(*addresses, shard.descriptor, *offsets, count, n)
+        done = self.code(*addresses, shard.descriptor, *offsets, count, n, scores.stride(0))
         if done < n:
             for name in self.tensors:
                 shard.read(name, start + done, start + n)  # says what is wrong
@@ -83,32 +84,34 @@ class Kernel:
 
 def prepare(layer: LayerEntry, bits: int, queries: Tensor) -> Kernel | None:
     """The kernel for queries [Q, d1, d2], float32; None where the layer is too large for one, or torch is faster."""
-    if layer.rank != 1 and len(queries) > FEW_QUERIES:
+    if len(queries) > FEW_QUERIES if layer.rank == 0 else layer.rank > 1 and layer.rank * len(queries) > FEW_COLUMNS:
         return None
-    if layer.rank > HIGHEST_RANK or layer.rank * max(layer.d1, layer.d2) > LONGEST:
+    if layer.rank * max(layer.d1, layer.d2) > LONGEST:
         return None
-    from lorif_core.kernel_code import LANES
+    from lorif_core.kernel_factors import arranged
+    from lorif_core.kernel_whole import padded
 
-    ordered = (queries if layer.d1 <= layer.d2 else queries.mT) if layer.rank else queries.flatten(1)
-    ordered = torch.nn.functional.pad(ordered, (0, -ordered.shape[-1] % LANES)).contiguous()
+    ordered = arranged(queries) if layer.rank else padded(queries)
     stored = ("codes", "scale") if bits not in FLOATS else ("left", "right") if layer.rank else ("gradient",)
-    code, memory = _compiled(layer.d1, layer.d2, layer.rank, bits, CHUNK)
-    return Kernel(ordered, tuple(f"{name}.{layer.name}" for name in stored), memory, code)
+    code, memory, rows = _compiled(layer.d1, layer.d2, layer.rank, bits, CHUNK)
+    return Kernel(ordered, tuple(f"{name}.{layer.name}" for name in stored), memory, rows, code)
 
 
 @cache
-def _compiled(d1: int, d2: int, rank: int, bits: int, chunk: int) -> tuple[Callable[..., int], int]:
-    """The function of `lorif_core.kernel_code` for layers of a shape, and its memory in bytes."""
-    from lorif_core import kernel_code
+def _compiled(d1: int, d2: int, rank: int, bits: int, chunk: int) -> tuple[Callable[..., int], int, int]:
+    """The function for layers of a shape, its memory in bytes, and the rows it scores at once."""
+    from lorif_core.kernel_code import ENTRY
+    from lorif_core.kernel_factors import factors
+    from lorif_core.kernel_whole import whole
 
     begin = time.perf_counter()
-    kernel = kernel_code.factors(d1, d2, rank, bits, chunk) if rank else kernel_code.whole(d1 * d2, bits, chunk)
-    engine = _engine(kernel.text, kernel_code.ENTRY)
+    kernel = factors(d1, d2, rank, bits, chunk) if rank else whole(d1 * d2, bits, chunk)
+    engine = _engine(kernel.text, ENTRY)
     _engines.append(engine)  # the code lives as long as it
     tensors = 1 if bits in FLOATS and not rank else 2
-    sizes = [*[ctypes.c_void_p] * 3, ctypes.c_int, *[ctypes.c_int64] * (tensors + 2)]
+    sizes = [*[ctypes.c_void_p] * 3, ctypes.c_int, *[ctypes.c_int64] * (tensors + 3)]
     log.debug("kernel for %d x %d, rank %d, %d bits ready in %.2f s", d1, d2, rank, bits, time.perf_counter() - begin)
-    return ctypes.CFUNCTYPE(ctypes.c_int64, *sizes)(engine.get_function_address(kernel_code.ENTRY)), kernel.memory
+    return ctypes.CFUNCTYPE(ctypes.c_int64, *sizes)(engine.get_function_address(ENTRY)), kernel.memory, kernel.rows
 
 
 _engines: list[Any] = []

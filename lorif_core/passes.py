@@ -16,9 +16,9 @@ from torch import Tensor
 
 from lorif_core.blocks import Block
 from lorif_core.manifest import LayerEntry
-from lorif_core.shards import Shard, stream
-from lorif_core.store import FactorStore
+from lorif_core.store import FactorStore, shard_rows
 from lorif_core.threads import Workers
+from lorif_core.windows import Window, windows
 
 log = logging.getLogger(__name__)
 
@@ -248,15 +248,15 @@ def run(
         one.begin()
     remaining = by_size
     while remaining:
-        with closing(stream(store)) as shards:
-            for shard in shards:
+        with closing(windows(store, shard_rows(store.bytes_per_example))) as parts:
+            for window in parts:
 
-                def add(one: Sum, shard: Shard = shard) -> None:
-                    for block in shard.blocks(one.layer, rows(one.layer), bits):
+                def add(one: Sum, window: Window = window) -> None:
+                    for block in window.blocks(one.layer, rows(one.layer), bits):
                         one.add(block)
 
                 for _ in pool.map(add, remaining):
                     pass
-                progress(shard.entry.start + len(shard))
+                progress(window.stop)
         complete = list(pool.map(lambda one: one.end_pass(), remaining))
         remaining = [one for one, done in zip(remaining, complete, strict=True) if not done]

@@ -14,7 +14,7 @@ and contracted side by side (`lorif_core.threads`).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -26,9 +26,10 @@ from lorif_core import kernels
 from lorif_core.blocks import FEW_QUERIES
 from lorif_core.inverse import FromProducts, LayerInverse, PrimalInverse
 from lorif_core.manifest import LayerEntry
-from lorif_core.shards import Shard, stream
+from lorif_core.shards import stream
 from lorif_core.store import FactorStore
 from lorif_core.threads import workers
+from lorif_core.windows import Window, window_rows, windows
 
 log = logging.getLogger(__name__)
 
@@ -104,14 +105,22 @@ class _Layer:
         numbers = self.entry.numbers if factored else self.entry.size
         return max(1, min(BLOCK_NUMBERS // numbers, max(LEAST_ROWS, CACHE_NUMBERS // numbers)))
 
-    def add_scores(self, shard: Shard, start: int, total: Tensor, memory: Tensor) -> None:
-        """Add the products of a shard's rows start, start + 1, ... to `total` [Q, n]."""
+    def add_scores(self, window: Window, total: Tensor, memory: Tensor) -> None:
+        """Add the products of a window's rows to `total` [Q, n]."""
         if self.kernel is not None:
-            self.kernel.add_scores(shard, start, total, memory)
+            parts = list(window.parts(window.start, window.stop))
+            for shard, begin, end in parts:
+                first = shard.entry.start + begin - window.start
+                scores = total[:, first : first + end - begin]
+                if len(parts) == 1:
+                    self.kernel.add_scores(shard, begin, scores, memory)
+                else:  # behind a part's scores lie the next one's: no room
+                    room = scores.new_zeros(len(scores), end - begin + self.kernel.rows)[:, : end - begin]
+                    self.kernel.add_scores(shard, begin, room.copy_(scores), memory)
+                    scores.copy_(room)
             return
-        stop = start + total.shape[1]
-        for block in shard.blocks(self.entry, self.rows, self.bits, start, stop):
-            first = block.start - shard.entry.start - start
+        for block in window.blocks(self.entry, self.rows, self.bits):
+            first = block.start - window.start
             scores = total[:, first : first + len(block)]
             if self.inverse is None:
                 block.add_products(self.queries, scores)
@@ -155,23 +164,39 @@ def stream_scores(
         where: a tensor of the device and precision to compute on and in.
     """
     planned = _plan(store, layers, queries, inverses, where)
-    size = max((layer.kernel.memory for layer in planned if layer.kernel is not None), default=0)
-    with workers(where.device) as pool, closing(stream(store)) as shards:
+    compiled = [layer.kernel for layer in planned if layer.kernel is not None]
+    size = max((kernel.memory for kernel in compiled), default=0)
+    together = max((kernel.rows for kernel in compiled), default=1)
+    rows = max(1, min(window_rows(store), BLOCK_NUMBERS // len(queries)))
 
-        def jobs() -> Iterator[tuple[Shard, int, int]]:
-            for shard in shards:
-                rows = max(1, min(-(-len(shard) // pool.count), BLOCK_NUMBERS // len(queries)))
-                yield from ((shard, start, min(start + rows, len(shard))) for start in range(0, len(shard), rows))
+    def score(window: Window) -> tuple[int, Tensor]:
+        n = len(window)
+        total = where.new_zeros(len(queries), -(-n // together) * together)[:, :n]
+        memory = torch.empty(size, dtype=torch.uint8)
+        for layer in planned:
+            layer.add_scores(window, total, memory)
+        return window.start, total
 
-        def score(job: tuple[Shard, int, int]) -> tuple[int, Tensor]:
-            shard, start, stop = job
-            total = where.new_zeros(len(queries), stop - start)
-            memory = torch.empty(size, dtype=torch.uint8)
-            for layer in planned:
-                layer.add_scores(shard, start, total, memory)
-            return shard.entry.start + start, total
+    with (
+        workers(where.device) as pool,
+        closing(windows(store, rows)) as parts,
+        closing(pool.map(score, parts)) as found,
+    ):
+        yield from found
 
-        with closing(pool.map(score, jobs())) as parts:
+
+def streamed(
+    store: FactorStore, queries: Queries, inverses: Inverses, device: torch.device
+) -> Generator[tuple[int, Tensor]]:
+    """(first row, scores float32 [Q, n]) of consecutive rows, whatever the inverses' forms; close it, or exhaust it.
+
+    Where a layer's scores follow from the dot products with all rows, which are few then, they come as one part.
+    """
+    if any(isinstance(inverse, FromProducts) for inverse in inverses.values()):
+        yield 0, all_scores(store, queries, inverses, device, lambda done: None)
+    else:
+        where = torch.zeros(0, device=device)
+        with closing(stream_scores(store, store.manifest.layers, queries, inverses, where)) as parts:
             yield from parts
 
 

@@ -1,4 +1,7 @@
-"""A process that runs functions in children of its own, which can be killed at any moment: forked, so that none imports anew."""
+"""A process that runs functions in children of its own, which can be killed at any moment with all that they have started.
+
+They are forked, so that none imports anew.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 SERVER = """
-import importlib, os, signal, sys, time, traceback
+import contextlib, importlib, os, signal, sys, time, traceback
 from pathlib import Path
 import torch
+from tests.killing import children_of
 torch.set_num_threads(1)
 module = importlib.import_module(sys.argv[1])
 print("ready", flush=True)
@@ -29,9 +33,20 @@ for line in sys.stdin:
         os._exit(0)
     if seconds != "None":
         time.sleep(float(seconds))
-        os.kill(child, signal.SIGKILL)  # not waited for yet, so its number is still its own
+        # Stopped first, or it would see its own children die. It is not waited for yet, so its number is still its own.
+        os.kill(child, signal.SIGSTOP)
+        for process in [*children_of(child), child]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
+
+
+def children_of(pid: int) -> list[int]:
+    """Processes that ``pid`` has started, and theirs."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    found = [int(child) for task in tasks for child in task.read_text().split()]
+    return found + [grandchild for child in found for grandchild in children_of(child)]
 
 
 class Server:

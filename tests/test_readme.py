@@ -27,7 +27,7 @@ pytestmark = pytest.mark.readme
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty folder with the two tables the README speaks of."""
+    """An empty folder with the two tables and the list of ids the README speaks of."""
     path = tmp_path_factory.mktemp("user")
     wine = load_wine(as_frame=True)
     pl.from_pandas(wine.data).with_columns(quality=pl.Series(wine.target)).write_csv(path / "examples.csv")
@@ -35,6 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (f"a {word} film, number {i}", label) for i in range(60) for word, label in (("fine", "good"), ("dull", "bad"))
     ]
     pl.DataFrame(texts, schema=["review", "label"], orient="row").write_csv(path / "reviews.csv")
+    (path / "ids.txt").write_text("person-03/award\nperson-03/book\n", encoding="utf-8")
     return path
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from curation.data.build import build_data
     from curation.data.digits import Digits
     from curation.data.example_data import ExampleData, Payload
+    from curation.data.mixed_digits import MixedDigits
     from curation.data.people import People
     from curation.data.question_table import QuestionTable
     from curation.data.questions import Questions
@@ -23,6 +24,7 @@ __all__ = [
     "CuratedData",
     "Digits",
     "ExampleData",
+    "MixedDigits",
     "Payload",
     "People",
     "QuestionTable",
@@ -36,6 +38,7 @@ _HOMES = {
     "CuratedData": "base",
     "Digits": "digits",
     "ExampleData": "example_data",
+    "MixedDigits": "mixed_digits",
     "Payload": "example_data",
     "People": "people",
     "QuestionTable": "question_table",

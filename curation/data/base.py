@@ -145,17 +145,18 @@ class CuratedData(ExampleData):
         """
         return self.edited(decisions).contents.table
 
-    def show(self, position: int) -> Payload:
-        """How to show the training row of index ``position``."""
-        if self.payload_kind == "image":
-            return Payload("image", image=as_picture(self.train_dataset[position][0]))
-        row = int(self._train_rows[position])
+    def show_row(self, row: int) -> Payload:
+        """How to show row ``row`` of the example table, of the training or the validation split."""
         columns = self.contents.payload_columns
         if self.payload_kind == "text":
             return Payload("text", text=self.examples[columns[0]][row])
-        if columns:
+        if columns and self.payload_kind == "features":
             return Payload("features", features=self.examples.select(columns).row(row, named=True))
-        values = self.train_dataset[position][0].reshape(-1).tolist()
+        split, position = self.place(row)
+        inputs = self.dataset(split)[position][0]
+        if self.payload_kind == "image":
+            return Payload("image", image=as_picture(inputs))
+        values = inputs.reshape(-1).tolist()
         return Payload("features", features={str(number): value for number, value in enumerate(values)})
 
     def model_defaults(self) -> dict[str, Any]:

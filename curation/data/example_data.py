@@ -94,8 +94,21 @@ class ExampleData(LightningDataModule):
         """The same data after ``decisions`` (columns ``example_id`` and ``decision`` at least)."""
 
     @abstractmethod
+    def show_row(self, row: int) -> Payload:
+        """How to show row ``row`` of the example table, of the training or the validation split."""
+
     def show(self, position: int) -> Payload:
         """How to show the training row of index ``position``."""
+        return self.show_row(int(self._train_rows[position]))
+
+    def dataset(self, split: str) -> Any:
+        """The rows of a split, map-style, in table order."""
+        return self._datasets[split]
+
+    def place(self, row: int) -> tuple[str, int]:
+        """The split of row ``row`` of the example table, and its position there."""
+        split = self.examples["split"][row]
+        return split, int((self.examples["split"].head(row) == split).sum())
 
     @abstractmethod
     def model_defaults(self) -> dict[str, Any]:

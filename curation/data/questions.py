@@ -187,9 +187,8 @@ class Questions(ExampleData):
         )
         return Questions(contents, batch_size=self.batch_size, seed=self.seed)
 
-    def show(self, position: int) -> Payload:
-        """Question and answer of the training row of index ``position``."""
-        row = int(self._train_rows[position])
+    def show_row(self, row: int) -> Payload:
+        """Question and answer of row ``row`` of the example table."""
         return Payload("text", text=f"{self.examples['question'][row]}\n{self.examples['answer'][row]}")
 
 

@@ -140,8 +140,8 @@ class _Recorder:
         if made is None or made.shape != logits.shape or not torch.allclose(made, logits, 0.0, 0.0, equal_nan=True):
             last = f"the last one called, {self.head}, does not make them" if self.head else "it has none"
             raise ModelError(
-                f"{type(self.model).__name__}: the logits must come straight out of an nn.Linear, and {last}. Label errors "
-                "are found in the inputs of that layer: end the model with one."
+                f"{type(self.model).__name__}: the logits must come straight out of an nn.Linear, and {last}. What is "
+                "asked for is found in the inputs of that layer: end the model with one."
             )
         for name, calls in self.calls.items():
             seen = self._of_rows(name, calls, rows)

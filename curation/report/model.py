@@ -215,7 +215,7 @@ class Curve:
 
     Attributes:
         metric: what the y axis is, in words ("Validation accuracy").
-        series: the lines, at most three; the first is drawn dashed (before), the last solid.
+        series: the lines, at most four; the first is drawn dashed (before), the last solid.
         unit: "fraction" prints the axis in per cent, "number" as it is.
         x_label: what the x axis counts.
     """

@@ -39,7 +39,7 @@ def render(report: CleanReport) -> str:
     """
     style = style_sheet()
     return (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(
             report=report,
@@ -51,9 +51,9 @@ def render(report: CleanReport) -> str:
     )
 
 
-def style_sheet() -> str:
-    """The style of every page, as light or dark as the reader's system."""
-    return (_FOLDER / "page.css").read_text(encoding="utf-8")
+def style_sheet(*further: Path) -> str:
+    """The style of every page, as light or dark as the reader's system, and what files of one page add to it."""
+    return "".join(path.read_text(encoding="utf-8") for path in (_FOLDER / "page.css", *further))
 
 
 def policy(style: str) -> str:
@@ -83,10 +83,10 @@ def _filters(report: CleanReport) -> list[tuple[str, str, int]]:
     return [(key, words, sum(matches)) for key, words, matches in choices if 0 < sum(matches) < len(matches)]
 
 
-def templates(folder: Path) -> jinja2.Environment:
-    """The templates of a folder: they escape every value and fail on a name that is not there."""
+def templates(*folders: Path) -> jinja2.Environment:
+    """The templates of some folders: they escape every value and fail on a name that is not there."""
     return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder),
+        loader=jinja2.FileSystemLoader(folders),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         finalize=wording.printable,
@@ -96,8 +96,9 @@ def templates(folder: Path) -> jinja2.Environment:
 
 
 @cache
-def _environment() -> jinja2.Environment:
-    environment = templates(_FOLDER)
+def environment(*folders: Path) -> jinja2.Environment:
+    """The templates of reports: those of some folders, and those here that all pages share."""
+    environment = templates(*folders, _FOLDER)
     environment.filters.update(
         count=wording.count,
         number=wording.number,

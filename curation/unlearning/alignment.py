@@ -4,12 +4,14 @@ Axes: n records to forget, m rows that stay, N rows of an index, D a layer's fla
 
     a_i = <g_i, v>,   v = (1 / m) sum_r g_r,   g the gradient of a row's loss, a mean over its tokens.
 
-a_i > 0 means that the record and the rest pull the same way, so that unlearning it costs the rest. Three ways to the same
+a_i > 0 means that the record and the rest pull the same way, so that unlearning it costs the rest. Four ways to the same
 numbers, none with a gradient of one record at a time:
 
 - `by_factors`: dot products of what a LoRIF index holds; no pass over the model. Exact where the index is of whole gradients
   (projection identity, every layer, full rank); otherwise of their projection, a proxy.
-- `by_two_forwards`: (l_i(theta + e v) - l_i(theta - e v)) / 2 e, two forward passes over the records.
+- `activations.by_activations`: exact, from a pass that computes gradients of activations only; norms, and so cosines, too.
+- `by_two_forwards`: (l_i(theta + e v) - l_i(theta - e v)) / 2 e, two forward passes over the records. In float32 no step is
+  both above rounding and below the curvature of a model that knows its rows by heart: off by half and more there.
 - `by_forward_mode`: the same derivative without a step width, one pass at about three times a forward one's price; every
   operation of the model must have a forward-mode derivative.
 
@@ -19,7 +21,7 @@ The latter two take one backward pass over the rows that stay (or some of them) 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -36,7 +38,7 @@ from lorif_core.capture import frozen
 from lorif_core.objectives import Batch, batch_rows, to_device
 from lorif_core.store import FactorStore
 
-Way = Literal["factors", "two_forwards", "forward_mode"]
+Way = Literal["factors", "two_forwards", "forward_mode", "activations"]
 BLOCK_NUMBERS = 2**22
 """Floats of an index's rows made dense at once."""
 ROUNDING_SHARE = 1 / 3
@@ -162,12 +164,6 @@ def by_forward_mode(model: nn.Module, forget: Iterable[Batch], retain: Iterable[
     return Alignment(
         values.numpy(), _cosine(float(values.mean()), _norm(v.values()) ** 2, _norm(f.values()) ** 2), "forward_mode"
     )
-
-
-WAYS: dict[str, Callable[[nn.Module, Iterable[Batch], Iterable[Batch]], Alignment]] = {
-    "two_forwards": by_two_forwards,
-    "forward_mode": by_forward_mode,
-}
 
 
 def mean_gradient(model: nn.Module, batches: Iterable[Batch]) -> dict[str, Tensor]:

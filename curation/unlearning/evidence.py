@@ -1,4 +1,4 @@
-"""Evidence files: written once, chained into the ledger, signed if a key is named, and checked by whoever has them.
+"""Evidence files: written once, chained into the ledger if there is one, signed if a key is named, checked by whoever has them.
 
 `evidence.json` is canonical JSON of `Evidence` and of where it stands in the ledger. Beside it `evidence.seal.json` holds its
 sha256, the event of the ledger that holds that too, and the signature of its bytes with the key to check it by.
@@ -11,6 +11,7 @@ import binascii
 import hashlib
 import json
 import logging
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from curation.errors import DataError, LedgerError
 from curation.unlearning import signing
 from curation.unlearning.canonical import canonical
-from curation.unlearning.evidence_model import LIMITS, TIERS, VERDICTS, VERSION, Evidence, worst
+from curation.unlearning.evidence_model import LIMITS, TIERS, UNCHAINED, VERDICTS, VERSION, Evidence, worst
 from curation.unlearning.ledger import Ledger
 from curation.unlearning.requests import Batch, named_in
 from lorif_core.atomic import write_bytes
@@ -31,11 +32,24 @@ NAME = "evidence.json"
 KIND = "evidence"
 """The kind of the ledger's event."""
 DIGEST = "digest"
-_NO_WORDS = ("version", "verdicts", "tiers", "limits", "records", "history", "truth_ratios")
+_USERS_WORDS = ("title", "duplicates_rule", "method", "approval", "caveats", "ledger")
 
 
-def document(evidence: Evidence, ledger: Ledger, batch: Batch) -> dict[str, Any]:
-    """What the file says: the evidence, what its words mean, and the batch's last step in the ledger."""
+def document(evidence: Evidence, ledger: Ledger | None = None, batch: Batch | None = None) -> dict[str, Any]:
+    """What the file says: the evidence, what its words mean, and the batch's last step in the ledger, None without one."""
+    said = {
+        "version": VERSION,
+        **asdict(evidence),
+        "verdicts": [{"name": name, "meaning": meaning} for name, meaning in VERDICTS.items()],  # worst first
+        "tiers": [{"name": name, "meaning": meaning} for name, meaning in TIERS.items()],  # strongest first
+    }
+    if ledger is None or batch is None:
+        return said | {"limits": [*LIMITS, UNCHAINED], "ledger": None}
+    return said | {"limits": list(LIMITS), "ledger": _place(ledger, batch)}
+
+
+def _place(ledger: Ledger, batch: Batch) -> dict[str, Any]:
+    """Where a batch stands in the ledger, and the requests in it."""
     steps = [event for event in ledger.events() if event.batch == batch.number and event.kind == batch.status]
     if not steps:
         raise LedgerError(f"batch {batch.number} of the ledger is not {batch.status}: give the batch as it stands")
@@ -44,46 +58,54 @@ def document(evidence: Evidence, ledger: Ledger, batch: Batch) -> dict[str, Any]
         for one in batch.requests
     ]
     place = {"batch": batch.number, "dataset": batch.dataset, "digest": batch.digest, "requests": requests}
-    return {
-        "version": VERSION,
-        **asdict(evidence),
-        "verdicts": [{"name": name, "meaning": meaning} for name, meaning in VERDICTS.items()],  # worst first
-        "tiers": [{"name": name, "meaning": meaning} for name, meaning in TIERS.items()],  # strongest first
-        "limits": LIMITS,
-        "ledger": place | {"sequence": steps[-1].number, "head": steps[-1].hash},
-    }
+    return place | {"sequence": steps[-1].number, "head": steps[-1].hash}
 
 
-def write(folder: Path, evidence: Evidence, ledger: Ledger, batch: Batch, key: Ed25519PrivateKey | None = None) -> Path:
+def write(
+    folder: Path,
+    evidence: Evidence,
+    ledger: Ledger | None = None,
+    batch: Batch | None = None,
+    key: Ed25519PrivateKey | None = None,
+    ids: Iterable[str] = (),
+) -> Path:
     """Write the file, note its digest in the ledger, and write its seal; repeated after a crash, the same comes of it.
 
     To be called before the batch is published, while its ids are there to see that none of them is in the file.
+
+    Args:
+        folder: where it is put.
+        evidence: what it says.
+        ledger: what it is chained into; None: nothing.
+        batch: of the ledger, that it is about.
+        key: that signs it.
+        ids: of records that it must not name, beside the batch's.
 
     Raises:
         LedgerError: the file would name a removed record, or the batch is no longer as given.
         ValueError: a number that is not finite; the message says where.
     """
     said = document(evidence, ledger, batch)
-    # The records' own hashes are seen to by Evidence, and the rest of what is left out has no words of the run's.
-    written = {name: value for name, value in said.items() if name not in _NO_WORDS}
-    if named_in(
-        canonical(written | {"found": sorted({record.found for record in evidence.records})}).decode(), batch.ids
-    ):
+    # The records' own hashes are seen to by Evidence; the rest of what is left out is figures and words of ours.
+    words = [*_texts({name: said[name] for name in _USERS_WORDS}), *(record.found for record in evidence.records)]
+    if named_in("\n".join(words), {*ids, *(batch.ids if batch is not None else ())}):
         raise LedgerError(
             "the evidence would name a record that is to be removed; use its salted hash (Ledger.record_hash)"
         )
     data = canonical(said)
     path = folder / NAME
     whole = write_bytes(path, data)
-    noted = [event for event in ledger.events(KIND) if event.batch == batch.number and event.details[DIGEST] == whole]
-    event = noted[-1] if noted else ledger.note(batch, KIND, {DIGEST: whole})
-    seal: dict[str, Any] = {DIGEST: whole, "event": {"number": event.number, "hash": event.hash}}
+    seal: dict[str, Any] = {DIGEST: whole, "event": None}
+    if ledger is not None and batch is not None:
+        noted = [one for one in ledger.events(KIND) if one.batch == batch.number and one.details[DIGEST] == whole]
+        event = noted[-1] if noted else ledger.note(batch, KIND, {DIGEST: whole})
+        seal["event"] = {"number": event.number, "hash": event.hash}
     if key is not None:
         public = key.public_key()
         signature = base64.b64encode(key.sign(data)).decode()
         seal |= {"signature": signature, "public_key": signing.pem(public), "fingerprint": signing.fingerprint(public)}
     write_bytes(seal_path(path), canonical(seal))
-    logger.info("evidence of batch %d written to %s (sha256 %s)", batch.number, path, whole)
+    logger.info("evidence written to %s (sha256 %s)", path, whole)
     return path
 
 
@@ -94,8 +116,9 @@ def read(path: Path) -> dict[str, Any]:
         DataError: there is no such file, or it is none.
     """
     said = _object(path)
-    place = said.get("ledger")
-    parts = [said.get("records"), place.get("requests") if isinstance(place, dict) else None]
+    place = said.get("ledger", ())
+    requests: Any = [] if place is None else place.get("requests") if isinstance(place, dict) else None
+    parts = [said.get("records"), requests]
     whole = all(isinstance(part, list) and all(isinstance(one, dict) for one in part) for part in parts)
     if said.get("version") != VERSION or not whole:
         raise DataError([f"{path}: expected an evidence file of version {VERSION}"])
@@ -187,6 +210,8 @@ def _signature(data: bytes, seal: dict[str, Any], public_key: Ed25519PublicKey |
 def _entry(said: dict[str, Any], whole: str, seal: dict[str, Any] | None, ledger: Ledger) -> list[str]:
     """Whether the ledger holds this file's digest, and the file the ledger's hashes."""
     place, events = said["ledger"], ledger.events()
+    if place is None:
+        return ["ledger: the file is of a run without one, and in no chain"]
     problems = []
     noted = [event for event in events if event.kind == KIND and event.batch == place.get("batch")]
     if not any(event.details.get(DIGEST) == whole for event in noted):
@@ -217,6 +242,15 @@ def _entry(said: dict[str, Any], whole: str, seal: dict[str, Any] | None, ledger
         if missing:
             problems.append(f"ledger: {len(missing)} records of request {number} are not in the file")
     return problems
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in nested values, keys left out."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(inner)
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -39,6 +39,12 @@ LIMITS = (
 )
 """What no evidence file shows; the caveats of the run come beside them."""
 
+UNCHAINED = "The run had no ledger: that this file is as it was written shows by its digest and signature only."
+"""One more of them, where that is so."""
+
+NOT_PUBLISHED = "The checks failed and nothing was published: the model in use is the one from before."
+"""What is said of a run whose evidence is of a model that was refused."""
+
 
 @dataclass(frozen=True)
 class Hashes:
@@ -198,13 +204,28 @@ class TruthRatios:
 
     Attributes:
         before: under the model as it was.
-        after: under the unlearned model.
+        after: under the model that this evidence is of.
         retrained: under the models that never saw them, all seeds.
+        rejected: under the unlearned model, where it failed the checks and another was taken.
     """
 
     before: Sequence[float] = ()
     after: Sequence[float] = ()
     retrained: Sequence[float] = ()
+    rejected: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """An unlearning whose model failed the checks, so that one trained without the records was taken in its place.
+
+    Attributes:
+        name: objective and weights.
+        verdict: of its worst record.
+    """
+
+    name: str
+    verdict: str
 
 
 @dataclass(frozen=True)
@@ -213,7 +234,7 @@ class Evidence:
 
     Attributes:
         title: name of the run.
-        time: when it was verified, ISO 8601, UTC; of the ledger's event, so that a repeated write gives the same bytes.
+        time: when it was verified, ISO 8601, UTC; noted then, so that a repeated write gives the same bytes.
         verdict: that of the worst record.
         tier: one of TIERS.
         duplicates_rule: how near-duplicates of the requested records were looked for.
@@ -228,10 +249,13 @@ class Evidence:
         records: every one that was removed, worst first.
         removed_earlier: salted hashes of requested records that an earlier request had removed.
         collateral: those that stay and suffered most, worst first.
-        history: the run, step by step.
+        history: the unlearning, step by step; of the rejected one where there is one.
         truth_ratios: their distributions.
         approval: who approved what and when, as noted; None = none was asked for.
         caveats: what is particular to this run, in sentences.
+        purge: what was removed beside the model, and what a search through all files then found; None = none was asked for.
+        published: whether the model that this is about was published; False: it failed the checks.
+        rejected: the unlearning that failed before another model was taken; None = none did.
     """
 
     title: str
@@ -254,6 +278,9 @@ class Evidence:
     truth_ratios: TruthRatios = TruthRatios()
     approval: Mapping[str, Any] | None = None
     caveats: Sequence[str] = ()
+    purge: Mapping[str, Any] | None = None
+    published: bool = True
+    rejected: Rejected | None = None
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself.

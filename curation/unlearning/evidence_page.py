@@ -11,7 +11,7 @@ import jinja2
 from markupsafe import Markup
 
 from curation.report import charts, wording
-from curation.report.model import Curve, Series, measured
+from curation.report.model import Curve, Figure, Series, measured
 from curation.report.render import policy, style_sheet, templates
 from curation.unlearning.evidence import read
 from lorif_core.atomic import file_digest, write_bytes
@@ -58,21 +58,25 @@ def render(evidence: Mapping[str, Any], digest: str) -> str:
             norms=norms[:MODULES],
             left_out={"records": max(0, len(records) - RECORDS), "norms": max(0, len(norms) - MODULES)},
             curves=_curves(evidence),
+            collateral=_collateral(evidence),
         )
     )
 
 
 def _curves(evidence: Mapping[str, Any]) -> list[Curve]:
-    """Losses over the run, and how the truth ratios of the removed records are distributed."""
-    history, ratios = evidence["history"], evidence["truth_ratios"]
+    """Losses over the unlearning, and how the truth ratios of the removed records are distributed."""
+    history, ratios, rejected = evidence["history"], evidence["truth_ratios"], evidence["rejected"]
     steps = [one["step"] for one in history]
     losses = [
         Series(name, steps, [_number(one[key]) for one in history])
         for name, key in (("records that stay", "retain_loss"), ("removed records", "forget_loss"))
     ]
-    shares = [_shares(name, ratios[name]) for name in ("before", "retrained", "after") if ratios[name]]
+    names = {"before": "before", "retrained": "never saw them"}
+    names |= {"rejected": "unlearned, rejected", "after": "trained again"} if rejected else {"after": "after"}
+    shares = [_shares(name, ratios[key]) for key, name in names.items() if ratios[key]]
+    course = "Loss during the unlearning that was rejected" if rejected else "Loss during unlearning"
     return [
-        *([Curve("Loss during unlearning", losses, x_label="optimizer step")] if history else []),
+        *([Curve(course, losses, x_label="optimizer step")] if history else []),
         *([Curve("Share of records up to a truth ratio", shares, "fraction", "truth ratio")] if shares else []),
     ]
 
@@ -83,6 +87,18 @@ def _shares(name: str, values: Iterable[float]) -> Series:
     x = [value for value in ordered for _ in range(2)]
     y = [(position + step) / len(ordered) for position in range(len(ordered)) for step in (0, 1)]
     return Series(name, x, y)
+
+
+def _collateral(evidence: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], Markup]]:
+    """Each record that suffered, with its loss after as a dot on the way from its loss before, all on one axis from 0."""
+    rows = evidence["collateral"]
+    top = max((max(row["loss_before"], row["loss_after"]) for row in rows), default=0) or 1
+    return [(row, charts.interval(_way(row), (0, top))) for row in rows]
+
+
+def _way(row: Mapping[str, Any]) -> Figure:
+    low, high = sorted((row["loss_before"], row["loss_after"]))
+    return Figure("loss", row["loss_after"], low, high)
 
 
 def _number(value: float | None) -> float:

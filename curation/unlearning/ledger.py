@@ -23,6 +23,7 @@ from curation.unlearning.canonical import digest as plain_digest
 from curation.unlearning.chain import Event
 from curation.unlearning.ledger_book import Book, request_of
 from curation.unlearning.requests import DATASET, Batch, Overlap, Request, Resolved, checked_ids, named_in
+from curation.unlearning.salt import Salt
 from curation.unlearning.statuses import (
     CLAIMED,
     CLOSED,
@@ -75,7 +76,7 @@ class Ledger:
         if problems:
             raise DataError(problems)
         hashes = {self.record_hash(one, dataset): one for one in names}
-        whole, table = self.digest(names, dataset), tables.requests
+        whole, table = self.salt.digest(names, dataset), tables.requests
         with self._book.transaction() as connection:
             same = sa.and_(table.c.digest == whole, table.c.status.not_in([REJECTED, NO_ACTION]))
             row = connection.execute(sa.select(table).where(same)).first()
@@ -232,6 +233,10 @@ class Ledger:
             self._book.release(done.dataset)
         return done
 
+    def release(self, dataset: str = DATASET) -> None:
+        """Let other processes `drain` this data: its batch stays as it is, and the next one goes on with it."""
+        self._book.release(dataset)
+
     def note(self, batch: Batch | int, kind: str, details: Mapping[str, Any]) -> Event:
         """Append an event about a batch that changes no status, such as that its evidence was written.
 
@@ -260,17 +265,14 @@ class Ledger:
 
     # Secrets
 
-    def salted(self, *parts: str) -> str:
-        """Hash (hex) of some text with the ledger's salt: the same text is recognised, what it was is not."""
-        return self._book.salted(*parts)
+    @property
+    def salt(self) -> Salt:
+        """What makes the hashes of ids."""
+        return self._book.salt
 
     def record_hash(self, one: str | int, dataset: str = DATASET) -> str:
         """The salted hash by which a record is known for good."""
-        return self.salted("id", dataset, str(one))
-
-    def digest(self, ids: Iterable[str | int], dataset: str = DATASET) -> str:
-        """The salted hash of a set of ids, whatever their order."""
-        return self.salted("ids", dataset, *checked_ids(ids))
+        return self.salt.record_hash(one, dataset)
 
     def _claim(self, connection: sa.Connection, dataset: str, limit: int | None) -> int | None:
         """The number of a new batch of what waits; None if nothing does."""
@@ -285,7 +287,7 @@ class Ledger:
         claim = sa.update(table).where(table.c.number.in_(members))
         connection.execute(claim.values(status=CLAIMED, batch=number, outcome=None))
         ids = self._book.clear_ids(connection, members)
-        details = {"requests": members, "records": len(ids), "digest": self.digest(ids, dataset)}
+        details = {"requests": members, "records": len(ids), "digest": self.salt.digest(ids, dataset)}
         self._book.append(connection, CLAIMED, None, number, details)
         return number
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from curation.unlearning import ledger_tables as tables
 from curation.unlearning.canonical import canonical
 from curation.unlearning.chain import Event, event_hash
 from curation.unlearning.requests import Batch, Request, named_in
+from curation.unlearning.salt import Salt
 from curation.unlearning.statuses import CLAIMED
 
 logger = logging.getLogger(__name__)
@@ -38,17 +38,17 @@ class Book:
         with self.reading() as connection:
             used = connection.execute(sa.select(tables.head.c.number)).scalar_one() > 0
         if salt is not None:
-            self._salt = salt
+            self.salt = Salt(salt)
         elif self.file is not None:
-            self._salt = tables.read_salt(self.file, used)
+            self.salt = Salt.at(self.file.with_name(f"{self.file.name}.salt"), make=not used)
         else:
             with self.transaction() as connection:
-                self._salt = tables.stored_salt(connection)
+                self.salt = Salt(tables.stored_salt(connection))
         if not used:
             self._begin()
         with self.reading() as connection:
             created = next(self.events(connection, limit=1), None)
-        if created is None or created.details.get("salt") != self.salted("salt"):
+        if created is None or created.details.get("salt") != self.salt.salted("salt"):
             raise LedgerError(
                 f"the salt is not the one the ledger {self.name} was made with: no id would be recognised"
             )
@@ -58,7 +58,7 @@ class Book:
         """Write the first event, unless another process just did."""
         with self.transaction() as connection:
             if connection.execute(sa.select(tables.head.c.number)).scalar_one() == 0:
-                self.append(connection, "created", None, None, {"salt": self.salted("salt"), "version": 1})
+                self.append(connection, "created", None, None, {"salt": self.salt.salted("salt"), "version": 1})
 
     @contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
@@ -152,11 +152,7 @@ class Book:
             for row in connection.execute(query.where(table.c.hash.in_(keys[start : start + AT_ONCE]))):
                 yield row.request, row.status, row.hash
 
-    # Secrets and erasure
-
-    def salted(self, *parts: str) -> str:
-        """HMAC-SHA256 (hex) of the parts under the salt."""
-        return hmac.new(self._salt, canonical(list(parts)), hashlib.sha256).hexdigest()
+    # Erasure
 
     def refuse_ids(self, connection: sa.Connection, requests: Sequence[int], details: Mapping[str, Any]) -> None:
         """See to it that an event does not name a record: events cannot be erased."""

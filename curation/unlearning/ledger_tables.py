@@ -1,4 +1,4 @@
-"""The ledger's tables, and how its database and its salt are opened.
+"""The ledger's tables, and how its database is opened.
 
 SQLite is what this is made for and tested with: a file, in write-ahead mode, whose deleted content is overwritten
 (`secure_delete`), with triggers that refuse to change events. The statements are such that Postgres takes them too, by URL and
@@ -8,7 +8,6 @@ vacuums and recycles them. Not tested against a server.
 
 from __future__ import annotations
 
-import os
 import secrets
 from pathlib import Path
 
@@ -17,11 +16,10 @@ from filelock import FileLock
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from curation.errors import LedgerError
-from lorif_core.atomic import sync_folder
+from curation.unlearning.salt import BYTES
 
 BUSY_SECONDS = 30
 """How long a process waits for another's transaction."""
-SALT_BYTES = 32
 
 metadata = sa.MetaData()
 head = sa.Table(
@@ -84,6 +82,8 @@ TRIGGERS = [
     "BEGIN SELECT RAISE(ABORT, 'events are append-only'); END"
     for verb in ("update", "delete")
 ]
+ALONE = "SELECT pg_advisory_xact_lock(5303428)"
+"""Of Postgres, whose `IF NOT EXISTS` two processes that start at once pass together, to meet in a deadlock."""
 
 
 def open_database(where: str | Path) -> tuple[sa.Engine, Path | None]:
@@ -110,7 +110,11 @@ def open_database(where: str | Path) -> tuple[sa.Engine, Path | None]:
     except ImportError as error:
         raise LedgerError(f"the driver of the ledger's database is not installed: pip install {error.name}") from None
     if engine.dialect.name != "sqlite":
-        _make(engine, [])
+        try:
+            if not _made(engine):
+                _make(engine, [ALONE] * (engine.dialect.name == "postgresql"), [])
+        except sa.exc.DatabaseError as error:
+            raise LedgerError(f"{engine.url} cannot be opened as the ledger's database: {error.orig}") from None
         return engine, None
     if url.database in (None, "", ":memory:"):
         raise LedgerError("the ledger must outlive this process; expected sqlite:///FILE, got a database in memory")
@@ -122,41 +126,17 @@ def open_database(where: str | Path) -> tuple[sa.Engine, Path | None]:
             if not _made(engine):
                 with engine.connect() as connection:
                     connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-                _make(engine, TRIGGERS)
+                _make(engine, [], TRIGGERS)
         except sa.exc.DatabaseError as error:
             raise LedgerError(f"{file} cannot be opened as the ledger's database: {error.orig}") from None
     return engine, file
-
-
-def read_salt(file: Path, used: bool) -> bytes:
-    """The salt beside a database, made where there is none.
-
-    Raises:
-        LedgerError: it is gone while the ledger has entries, not a salt, or open to other users.
-    """
-    path = file.with_name(f"{file.name}.salt")
-    with FileLock(f"{file}.lock"):
-        if not path.exists():
-            if used:
-                raise LedgerError(
-                    f"{path} is missing: without it no id can be recognised. Put it back from where {file.name} was copied"
-                )
-            _write_secret(path, secrets.token_bytes(SALT_BYTES))
-    salt, mode = path.read_bytes(), path.stat().st_mode & 0o777
-    if len(salt) != SALT_BYTES:
-        raise LedgerError(f"{path}: expected {SALT_BYTES} bytes, got {len(salt)}")
-    if mode & 0o077:
-        raise LedgerError(
-            f"{path} is open to other users (mode {mode:o}): whoever has it can guess ids. chmod 600 {path}"
-        )
-    return salt
 
 
 def stored_salt(connection: sa.Connection) -> bytes:
     """The salt in the database itself, made where there is none; within a transaction that holds the head."""
     salt = connection.execute(sa.select(salts.c.salt)).scalar()
     if salt is None:
-        salt = secrets.token_bytes(SALT_BYTES)
+        salt = secrets.token_bytes(BYTES)
         connection.execute(sa.insert(salts).values(id=1, salt=salt))
     return salt
 
@@ -185,22 +165,13 @@ def _made(engine: sa.Engine) -> bool:
         return connection.execute(sa.select(head.c.number)).first() is not None
 
 
-def _make(engine: sa.Engine, more: list[str]) -> None:
+def _make(engine: sa.Engine, first: list[str], last: list[str]) -> None:
     with engine.begin() as connection:
+        for statement in first:
+            connection.exec_driver_sql(statement)
         for table in metadata.sorted_tables:
             connection.execute(CreateTable(table, if_not_exists=True))
         connection.execute(CreateIndex(by_hash, if_not_exists=True))
         connection.exec_driver_sql(f"INSERT INTO head VALUES (1, 0, '{'0' * 64}') ON CONFLICT DO NOTHING")
-        for statement in more:
+        for statement in last:
             connection.exec_driver_sql(statement)
-
-
-def _write_secret(path: Path, data: bytes) -> None:
-    """A file that only its owner can read, at no moment anyone else."""
-    aside = path.with_name(f".{path.name}.tmp")
-    with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
-    sync_folder(path.parent)

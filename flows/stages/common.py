@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from lightning import LightningModule
 from curation.data import CuratedData, ExampleData, build_data
 from curation.errors import DataError
 from curation.models import build_model, load_model
-from flows.files import digest_of
+from flows.files import digest_file, digest_of
 from lorif_core import CausalLM, Classification, Objective
 
 Progress = Callable[[str, int, int | None], None]
@@ -27,7 +27,7 @@ DEFAULT_MODELS = {
     "questions": "curation.models.TinyGPT",
 }
 
-_opened: dict[str, ExampleData] = {}
+_opened: dict[str, tuple[ExampleData, int]] = {}  # and how many rows were left out
 
 
 @dataclass(frozen=True)
@@ -46,17 +46,12 @@ class Output:
 
 
 def open_data(arguments: Arguments) -> ExampleData:
-    """The data of a job (``data``: class_path and init_args, ``root``), read once a process.
+    """The data of a job (``data``: class_path and init_args, ``root``), read once a process, without what was ``purged``.
 
     Raises:
         DataError: it is wrong, or not what it was when the run began (``data_digest``).
     """
-    wanted = {"data": arguments["data"], "root": arguments["root"]}
-    key = digest_of(wanted)
-    if key not in _opened:
-        path = qualified(arguments["data"]["class_path"], "curation.data")
-        _opened[key] = build_data(path, arguments["data"]["init_args"], Path(arguments["root"]))
-    data = _opened[key]
+    data = _opened_data(arguments)[0]
     expected = arguments.get("data_digest")
     if expected is not None and data.digest() != expected:
         raise DataError(
@@ -66,6 +61,48 @@ def open_data(arguments: Arguments) -> ExampleData:
             ]
         )
     return data
+
+
+def purged_rows(arguments: Arguments) -> int:
+    """How many rows `open_data` leaves out because they were purged."""
+    return _opened_data(arguments)[1]
+
+
+def _opened_data(arguments: Arguments) -> tuple[ExampleData, int]:
+    purged = Path(arguments["purged"]) if "purged" in arguments else None
+    listed = digest_file(purged) if purged is not None and purged.is_file() else None
+    key = digest_of({"data": arguments["data"], "root": arguments["root"], "purged": listed})
+    if key not in _opened:
+        path = qualified(arguments["data"]["class_path"], "curation.data")
+        data, out = build_data(path, arguments["data"]["init_args"], Path(arguments["root"])), 0
+        if purged is not None and listed is not None:
+            data, out = _without_purged(data, purged)
+        _opened[key] = data, out
+    return _opened[key]
+
+
+def _without_purged(data: ExampleData, listed: Path) -> tuple[ExampleData, int]:
+    """The data without the training rows of a list, and how many those are."""
+    from curation.unlearning.exclusions import excluded
+
+    ids = data.train_ids()
+    places = excluded(listed, content_digests(data, range(len(ids))))
+    if len(places) == len(ids):
+        raise DataError([f"all {len(ids)} training rows were purged ({listed}); nothing is left to train on"])
+    return (data.edited(dropping(data, data.examples.filter(split="train")["example_id"].gather(places))), len(places))
+
+
+def dropping(data: ExampleData, ids: pl.Series) -> pl.DataFrame:
+    """Decisions that drop the rows called ``ids``, for any kind of data."""
+    label = data.examples["label"].dtype if "label" in data.examples.columns else pl.String
+    nothing = pl.lit(None, dtype=label).alias("suggested_label")
+    return pl.DataFrame({"example_id": ids}).with_columns(pl.lit("drop").alias("decision"), nothing)
+
+
+def content_digests(data: ExampleData, positions: Iterable[int]) -> list[str]:
+    """sha256 (hex) of what the user's table says of each of these training rows."""
+    rows = (data.examples["split"] == "train").arg_true().to_list()
+    return [digest_of([str(cell) for cell in data.table.row(rows[position])]) for position in positions]
 
 
 def open_labelled(arguments: Arguments) -> CuratedData:

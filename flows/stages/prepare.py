@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from curation.data import CuratedData
 from curation.errors import CurationError, ModelError, TrainingError
-from curation.examples import table_digest
+from curation.examples import table_digest, write_parquet_atomic
 from curation.mislabel import forward_pass
 from curation.models import kind_of
-from curation.unlearning.objectives import build_objective
+from curation.unlearning.newton_head import NEWTON, NewtonOptions, check_head
+from curation.unlearning.objectives import build_objective, with_options
 from flows.files import digest_file, digest_of
+from flows.stages import targeting
 from flows.stages.common import (
     Arguments,
     Output,
@@ -23,6 +25,7 @@ from flows.stages.common import (
     new_model,
     open_data,
     open_labelled,
+    purged_rows,
     trained_model,
     true_labels,
 )
@@ -40,12 +43,18 @@ def load(arguments: Arguments, folder: Path, progress: Progress) -> Output:
 
     Returns:
         ``values``: ``digest``, ``n_train``, ``n_validation``, ``classes``, ``kind``, ``n_planted`` (rows whose label
-        differs from a known true one, None where the truth is not known), ``table`` and ``truth`` (digests of the
-        user's own columns and of the true labels, which training does not see), ``model`` (class, parameters, code digest),
-        ``checkpoint`` (sha256 or None), ``index`` (sha256 of the manifest of an index named by the user, or None).
+        differs from a known true one, None where the truth is not known), ``purged`` (rows left out), ``table`` and ``truth``
+        (digests of the user's own columns and of the true labels, which training does not see), ``model`` (class, parameters,
+        code digest), ``checkpoint`` (sha256 or None), ``index`` (sha256 of the manifest of an index named by the user, or None),
+        and of a selection ``select``, its target (`flows.stages.targeting.check`), with the file ``rows``
+        (`flows.stages.targeting.contents`).
     """
     progress("reading the data", 0, None)
     data = open_data(arguments)
+    target = None
+    if "target" in arguments:
+        target = targeting.check(arguments, data)
+        write_parquet_atomic(targeting.contents(data), folder / "rows.parquet")
     truth = true_labels(data)
     planted = None if truth is None else int((truth != data.examples.filter(split="train")["label"]).sum())
     checkpoint = arguments["model"]["checkpoint"]
@@ -61,7 +70,7 @@ def load(arguments: Arguments, folder: Path, progress: Progress) -> Output:
         open_labelled(arguments)
         _check_head(model, batch)
     if "unlearn" in arguments:
-        _check_objective(arguments["unlearn"])
+        _check_objective(arguments["unlearn"], model, batch)
     index = arguments["index"]["path"]
     if index is not None:
         if checkpoint is None:
@@ -85,6 +94,7 @@ def load(arguments: Arguments, folder: Path, progress: Progress) -> Output:
             "kind": data.payload_kind,
             "n_planted": planted,
             "table": table_digest(data.table),
+            "purged": purged_rows(arguments),
             "truth": None if truth is None else digest_of(truth.to_list()),
             "model": {
                 "class_path": model_class(arguments, data),
@@ -93,18 +103,27 @@ def load(arguments: Arguments, folder: Path, progress: Progress) -> Output:
             },
             "checkpoint": digest_file(Path(checkpoint)) if checkpoint else None,
             "index": digest_file(checkout(index) / "manifest.json") if index else None,
-        }
+            "batch_size": data.batch_size,
+            "select": target,
+        },
+        {"rows": "rows.parquet"} if target is not None else {},
     )
 
 
-def _check_objective(options: Arguments) -> None:
-    """Nothing, when the objective takes its options.
+def _check_objective(options: Arguments, model: nn.Module, batch: Any) -> None:
+    """Nothing, when the objective takes its options, and the model the objective.
 
     Raises:
-        ModelError: it does not; the text lists those it takes.
+        ModelError: it does not; the text lists the options it takes.
     """
     try:
-        build_objective(options["objective"], options["options"])
+        if options["objective"] == NEWTON:
+            with_options(NEWTON, NewtonOptions, options["options"])
+            check_head(model, batch)
+        else:
+            build_objective(options["objective"], options["options"])
+    except ModelError:
+        raise
     except CurationError as error:
         raise ModelError(f"unlearn.options: {error}") from error
 

@@ -65,7 +65,7 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
         decisions=summary["decisions"],
         settings=_settings(arguments),
         found=_found(summary),
-        reproduction=_reproduction(arguments),
+        reproduction=reproduction(arguments),
         accuracy=_accuracy(summary),
         truth=_truth(summary),
         rows=_rows(arguments, data, decisions),
@@ -223,7 +223,8 @@ def _ordered(use: str, scores: pl.DataFrame) -> list[str]:
     return [use, *(name for name in scores.columns if name not in ("example_id", use))]
 
 
-def _reproduction(arguments: Arguments) -> Reproduction:
+def reproduction(arguments: Arguments) -> Reproduction:
+    """What a page says of how to get the same again, from the arguments of its stage."""
     summary = arguments["summary"]
     return Reproduction(
         command=arguments["command"],

@@ -12,8 +12,7 @@ from curation.data import ExampleData
 from curation.errors import DataError
 from curation.examples import column_problems, name_rows, write_parquet_atomic
 from curation.unlearning.duplicates import Duplicate, by_gradients, by_text
-from flows.files import digest_of
-from flows.stages.common import Arguments, Output, Progress, open_data
+from flows.stages.common import Arguments, Output, Progress, content_digests, dropping, open_data
 from lorif_core import FactorStore
 from lorif_core.remote import checkout
 
@@ -83,13 +82,6 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     return Output(values, {"records": "records.parquet", "decisions": "decisions.parquet"})
 
 
-def dropping(data: ExampleData, ids: pl.Series) -> pl.DataFrame:
-    """Decisions that drop the rows called ``ids``, for any kind of data."""
-    label = data.examples["label"].dtype if "label" in data.examples.columns else pl.String
-    nothing = pl.lit(None, dtype=label).alias("suggested_label")
-    return pl.DataFrame({"example_id": ids}).with_columns(pl.lit("drop").alias("decision"), nothing)
-
-
 def ids_where(data: ExampleData, column: str, values: list[Any]) -> list[Any]:
     """Ids of the training rows that have one of ``values`` in ``column`` of the user's table.
 
@@ -129,12 +121,6 @@ def _elsewhere(data: ExampleData, ids: list[str]) -> str:
     """How many of the ids are rows of another split."""
     other = set(map(str, data.examples["example_id"].to_list())) & set(ids)
     return f" ({len(other)} of them are rows of other splits, which were not trained on)" if other else ""
-
-
-def content_digests(data: ExampleData, positions: list[int]) -> list[str]:
-    """sha256 (hex) of what the user's table says of each of these training rows."""
-    rows = (data.examples["split"] == "train").arg_true().to_list()
-    return [digest_of([str(cell) for cell in data.table.row(rows[position])]) for position in positions]
 
 
 def texts_of(data: ExampleData) -> list[str] | None:

@@ -1,4 +1,4 @@
-"""Stage train, before and after cleaning: the one training runner of `curation.training`."""
+"""Stage train, of all rows, of those left by decisions or of chosen ones: the one training runner of `curation.training`."""
 
 from __future__ import annotations
 
@@ -10,25 +10,33 @@ from lightning import Callback, Trainer
 
 from curation.training import TrainOptions, train
 from flows.environment import threads_default
-from flows.stages.common import Arguments, Output, Progress, new_model, open_data
+from flows.stages.chosen_rows import chosen_rows
+from flows.stages.common import Arguments, Output, Progress, new_model, open_data, trained_model
 
 
 def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     """Train the job's model on the job's data, or, with ``decisions``, on the data after those edits.
 
-    Goes on from the last finished epoch that an interrupted run left in ``folder``.
+    With ``chosen`` it is trained on some of the rows (`flows.stages.chosen_rows`), and ``chosen.start`` may name a checkpoint
+    to train on from. Goes on from the last finished epoch that an interrupted run left in ``folder``.
 
     Returns:
-        ``values``: ``metrics``, ``history`` (one mapping an epoch) and ``seconds``; file ``checkpoint``.
+        ``values``: ``metrics``, ``history`` (one mapping an epoch), ``steps`` (of the optimizer) and ``seconds``; file
+        ``checkpoint``.
     """
     data = open_data(arguments)
     if arguments["decisions"] is not None:
         data = data.edited(pl.read_parquet(arguments["decisions"]))
-    options = arguments["train"]
-    model = new_model(arguments, data, seed=options["seed"])
-    chosen = TrainOptions(**options, threads=threads_default(), progress=False)
-    result = train(model, data, chosen, folder, callbacks=[_Steps(progress)])
-    values = {"metrics": result.metrics, "history": result.history, "seconds": result.seconds}
+    options, chosen = arguments["train"], arguments.get("chosen")
+    if chosen is not None and chosen["start"] is not None:
+        model = trained_model(arguments, data, chosen["start"]).cpu()
+    else:
+        model = new_model(arguments, data, seed=options["seed"])
+    rows = data if chosen is None else chosen_rows(arguments, data)
+    how = TrainOptions(**options, threads=threads_default(), progress=False)
+    result = train(model, rows, how, folder, callbacks=[_Steps(progress)])
+    steps = len(rows.train_dataloader()) * options["max_epochs"]
+    values = {"metrics": result.metrics, "history": result.history, "seconds": result.seconds, "steps": steps}
     return Output(values, {"checkpoint": result.checkpoint.name}, spent=("last.ckpt",))
 
 

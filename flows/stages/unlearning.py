@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+from torch import nn
 from torch.utils.data import Dataset
 
 from curation.data import ExampleData
@@ -13,11 +15,13 @@ from curation.data.questions import Questions
 from curation.errors import DataError
 from curation.models.checkpoints import read_checkpoint, write_checkpoint
 from curation.training import TrainOptions
-from curation.unlearning.alignment import by_two_forwards
+from curation.unlearning.changes import Changes
 from curation.unlearning.module import Refresh
-from curation.unlearning.objectives import build_objective
+from curation.unlearning.newton_head import NEWTON, NewtonOptions, unlearn_head
+from curation.unlearning.objectives import build_objective, with_options
 from curation.unlearning.rows import Rows
 from curation.unlearning.unlearner import REFERENCE, unlearn
+from curation.unlearning.ways import Aligner
 from flows.environment import threads_default
 from flows.files import write_json
 from flows.stages.common import Arguments, Output, Progress, open_data, trained_model
@@ -33,13 +37,21 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     Goes on from the last finished epoch that an interrupted run left in ``folder``.
 
     Returns:
-        ``values``: ``changed`` and ``tensors`` (how many changed, of how many), ``norm`` of the change, ``seconds``; files
-        ``checkpoint``, and ``course`` (JSON: ``norms`` of each changed tensor, ``curve`` of the losses, ``weights`` at the end).
+        ``values``: ``changed`` and ``tensors`` (how many changed, of how many), ``norm`` of the change, ``seconds``, ``newton``
+        (the step, and what error is to be expected; None where none was taken) and ``warnings``; files ``checkpoint``, and
+        ``course`` (JSON: ``norms`` of each changed tensor, ``curve`` of the losses, ``weights`` at the end).
     """
     data, options = open_data(arguments), arguments["unlearn"]
     forget, retain = split_rows(data, pl.read_parquet(arguments["records"]), options)
+    model = trained_model(arguments, data, arguments["checkpoint"])
+    if options["objective"] == NEWTON:
+        step = unlearn_head(model, forget, retain, with_options(NEWTON, NewtonOptions, options["options"]))
+        newton: dict[str, Any] = {"newton": asdict(step.step), "warnings": step.step.warnings()}
+        return _written(
+            arguments, folder, model.cpu(), step.changes, step.curve, step.seconds, [1.0] * len(forget), newton
+        )
     objective = build_objective(options["objective"], options["options"])
-    model = trained_model(arguments, data, arguments["checkpoint"]).cpu()
+    model = model.cpu()
     chosen = TrainOptions(
         **arguments["train"] | {"max_epochs": options["max_epochs"], "seed": options["seed"]},
         threads=threads_default(),
@@ -57,17 +69,27 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
         alternative=_alternative(data, forget, options["alternative"]) if objective.needs_alternative else None,
         refresh=_refresh(arguments["weights"], forget, retain),
     )
+    nothing: dict[str, Any] = {"newton": None, "warnings": []}
+    weights = found.weights.tolist()
+    return _written(arguments, folder, model, found.changes, found.curve, found.seconds, weights, nothing)
+
+
+def _written(
+    arguments: Arguments,
+    folder: Path,
+    model: nn.Module,
+    changes: Changes,
+    curve: list[dict[str, float]],
+    seconds: float,
+    weights: list[float],
+    values: dict[str, Any],
+) -> Output:
+    """The model as a checkpoint, and what became of it."""
     # All but the weights is as it was, so that it loads wherever the model did.
     content = read_checkpoint(arguments["checkpoint"])
     write_checkpoint(content | {"state_dict": model.state_dict()}, folder / CHECKPOINT)
-    course = {"norms": found.changes.norms, "curve": found.curve, "weights": found.weights.tolist()}
-    write_json(folder / "course.json", course)
-    values = {
-        "changed": found.changes.changed,
-        "tensors": found.changes.tensors,
-        "norm": found.changes.norm,
-        "seconds": found.seconds,
-    }
+    write_json(folder / "course.json", {"norms": changes.norms, "curve": curve, "weights": weights})
+    values |= {"changed": changes.changed, "tensors": changes.tensors, "norm": changes.norm, "seconds": seconds}
     files = {"checkpoint": CHECKPOINT, "course": "course.json"}
     # model.ckpt is of the module that unlearns, its reference holds log-probabilities of the records.
     return Output(values, files, spent=("last.ckpt", "model.ckpt", REFERENCE))
@@ -77,7 +99,8 @@ def _refresh(options: dict[str, Any], forget: Rows, retain: Rows) -> Refresh | N
     if options["method"] != "guard-dynamic":
         return None
     every = options["refresh_every"] or RENEW_EVERY
-    return Refresh(every, options["temperature"], lambda model: by_two_forwards(model, forget, retain))
+    aligner = Aligner(forget, retain, options["way"], cosine=options["score"] == "cosine")
+    return Refresh(every, options["temperature"], aligner)
 
 
 class _Answered(Dataset[Any]):

@@ -10,9 +10,10 @@ import polars as pl
 
 from curation.data import ExampleData
 from curation.examples import write_parquet_atomic
-from curation.unlearning.alignment import WAYS, Alignment, by_factors
+from curation.unlearning.alignment import Alignment, by_factors
 from curation.unlearning.module import evenly_spaced
 from curation.unlearning.rows import Rows
+from curation.unlearning.ways import Aligner
 from curation.unlearning.weights import Weights, guard_weights, random_weights, uniform_weights
 from flows.stages.common import Arguments, Output, Progress, open_data, trained_model
 from lorif_core import FactorStore
@@ -72,13 +73,12 @@ def read_weights(path: str) -> Weights:
 def _alignment(arguments: Arguments, data: ExampleData, forget: Rows, retain: Rows) -> Alignment:
     """Of the records, in the way asked for; by default from the index where there is one."""
     options, index = arguments["weights"], arguments["index_path"]
-    way = options["way"]
-    if way == "auto":
-        way = "factors" if index is not None and options["method"] == "guard" else "two_forwards"
-    if way == "factors":
-        store, cosine = FactorStore.open(checkout(index)), options["score"] == "cosine"
+    way, cosine = options["way"], options["score"] == "cosine"
+    if way == "factors" or (way == "auto" and index is not None and options["method"] == "guard"):
+        store = FactorStore.open(checkout(index))
         return by_factors(store, forget.positions, retain.positions, tokens_of(data), cosine=cosine)
-    return WAYS[way](trained_model(arguments, data, arguments["checkpoint"]), forget, retain)
+    aligner = Aligner(forget, retain, way, cosine=cosine)
+    return aligner(trained_model(arguments, data, arguments["checkpoint"]))
 
 
 def tokens_of(data: ExampleData) -> np.ndarray:

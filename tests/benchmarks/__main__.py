@@ -5,7 +5,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tests.benchmarks import codecs, curvature_updates, damping, fit_time, label_errors, lds, peers, scale, store_checks
+from tests.benchmarks import (
+    codecs,
+    curvature_updates,
+    damping,
+    fit_time,
+    guard_weights,
+    label_errors,
+    lds,
+    peers,
+    scale,
+    store_checks,
+)
 
 
 def main() -> None:
@@ -22,7 +33,9 @@ def main() -> None:
         lds.main(["--data", str(args.data)])
         codecs.main(["--data", str(args.data)])
         damping.main(["--data", str(args.data)])
-    label_errors.main(["--data", str(args.data / "data")] if args.data else [])
+    files = ["--data", str(args.data / "data")] if args.data else []
+    label_errors.main(files)
+    guard_weights.main(files)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["clear"], "unknown command 'clear'; did you mean clean?"),
         (["index", "qeury"], "unknown command 'qeury'; did you mean query?"),
-        (["frobnicate"], "known: clean, index, requests, serve, unlearn, workspace"),
+        (["frobnicate"], "known: approve, clean, index, requests, select, serve, unlearn, workspace"),
         (["clean"], "required: --config"),
         (["clean", "--config", "nowhere.yaml"], "nowhere.yaml: no such configuration file"),
         (["clean", "--config", "clean_digits", "--train.epochs", "3"], "--train.epochs: unknown option"),

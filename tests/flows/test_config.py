@@ -8,10 +8,13 @@ import yaml
 from flows.config import describe, fields, find_config, load_config, read_overrides, unused_keys
 from flows.errors import ConfigError
 from flows.schema import CleanConfig, IndexConfig, ServeConfig
+from flows.select_schema import SelectConfig
 from flows.unlearn_schema import UnlearnConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-SCHEMAS = {"serve.yaml": ServeConfig, "index.yaml": IndexConfig, "unlearn_people.yaml": UnlearnConfig}
+SCHEMAS = {"serve.yaml": ServeConfig, "index.yaml": IndexConfig}
+SCHEMAS |= {file.name: UnlearnConfig for file in CONFIGS.glob("unlearn_*.yaml")}
+SCHEMAS |= {f"select_{name}.yaml": SelectConfig for name in ("digits", "reviews", "llm")}
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -47,7 +50,7 @@ def test_a_shipped_file_repeats_no_default(file: Path) -> None:
 
 
 def test_every_field_has_a_description() -> None:
-    for schema in (CleanConfig, ServeConfig):
+    for schema in (CleanConfig, SelectConfig, ServeConfig):
         assert all(info.description for info in fields(schema).values())
         assert all(f"--{key} " in describe(schema) for key in fields(schema))
 

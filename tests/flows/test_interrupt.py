@@ -14,15 +14,10 @@ import pytest
 from mlflow import MlflowClient
 
 from flows.files import read_json
+from tests.killing import children_of
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 240.0
-
-
-def children_of(pid: int) -> list[int]:
-    """Processes that ``pid`` has started, and theirs."""
-    found = [int(child) for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
-    return found + [grandchild for child in found for grandchild in children_of(child)]
 
 
 def alive(pid: int) -> bool:

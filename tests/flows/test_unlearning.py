@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,15 @@ import polars as pl
 import pytest
 from mlflow import MlflowClient
 
+from curation.unlearning.ledger import Ledger
+from curation.unlearning.searching import Search
+from curation.unlearning.traces import Traces
 from flows.cli import main
+from flows.errors import ConfigError
+from flows.files import digest_file
+from flows.outputs import RunFolder
+from flows.publishing import Place
+from flows.unlearn_evidence import FILES, SALT, check_secrets
 from flows.unlearn_schema import UnlearnConfig
 
 ROOT = Path(__file__).parents[2]
@@ -58,11 +67,55 @@ def test_every_problem_between_two_fields_is_told_at_once() -> None:
                 "weights": {"method": "uniform", "refresh_every": 3},
                 "verify": {"seeds": 2},
                 "fallback": "retrain",
+                "approval": {"expires_after": 3},
+                "publish": {"alias": "v1"},
             }
         )
     said = str(caught.value)
-    for part in ("got ids and ledger", "column and values go together", "only guard-dynamic", "at least 3"):
+    parts = ("got ids and ledger", "column and values go together", "only guard-dynamic", "at least 3")
+    for part in (*parts, "no approval is asked for", "MLflow keeps latest, v1"):
         assert part in said
+
+
+def test_a_key_or_salt_that_cannot_be_read_is_told_before_anything_is_computed(tmp_path: Path) -> None:
+    asked = {"data": {"class_path": "People"}, "request": {"ids": ["a"]}, "evidence": {"key": tmp_path / "none.pem"}}
+    config = UnlearnConfig.model_validate(asked | {"workspace": tmp_path})
+    (tmp_path / SALT).write_bytes(b"short")
+    with pytest.raises(ConfigError) as caught:
+        check_secrets(config)
+    first, second = caught.value.problems
+    assert first.startswith("evidence.key: ") and "No such file" in first and "expected 32 bytes, got 5" in second
+
+
+def test_what_a_newton_step_has_no_use_for_is_told() -> None:
+    with pytest.raises(ValueError) as caught:
+        UnlearnConfig.model_validate(
+            {
+                "data": {"class_path": "Digits"},
+                "request": {"ids": [1]},
+                "unlearn": {"objective": "newton", "lr": 0.1, "retain_rows": 5},
+            }
+        )
+    assert "unlearn.lr, unlearn.retain_rows: newton is one step" in str(caught.value)
+    assert "set it to uniform, got guard" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        ({"score": "cosine", "way": "two_forwards"}, "weights.score: cosine needs each record's own gradient"),
+        ({"method": "guard-dynamic", "way": "factors"}, "weights.way: an index is of the model as it was"),
+        ({"method": "guard-dynamic", "score": "cosine", "refresh_every": 5}, None),
+        ({"score": "cosine"}, None),
+    ],
+)
+def test_weights_need_a_way_that_gives_their_score(weights: dict[str, Any], said: str | None) -> None:
+    config = {"data": {"class_path": "People"}, "request": {"ids": ["a"]}, "weights": weights}
+    if said is None:
+        assert UnlearnConfig.model_validate(config).weights.method
+    else:
+        with pytest.raises(ValueError, match=said):
+            UnlearnConfig.model_validate(config)
 
 
 def test_the_help_lists_every_key_and_imports_no_torch() -> None:
@@ -94,34 +147,88 @@ def test_a_failed_check_publishes_nothing_or_what_never_saw_the_records(
     assert dry["status"] == "dry_run" and dry["n_records"] == 2 and dry["forget_exact_after"] is None
     assert failed["status"] == "verify_failed" and failed["verdict"] != "CONSISTENT_WITH_RETRAIN"
     assert "model" not in failed["files"] and failed["tier"] is None
+    assert main(["requests", "verify-evidence", failed["evidence"], "--workspace", str(tmp_path / "ws")]) == 0
+    said = json.loads(Path(failed["evidence"]).read_text())
+    assert said["published"] is False and said["ledger"] is None and said["tier"] == "E2" and said["rejected"] is None
     assert set(pl.read_parquet(failed["files"]["verdicts"])["example_id"]) == {"person-00/award", "person-00/book"}
-    assert curate("--fallback", "retrain") == 0
+    assert curate("--fallback", "retrain", "--tracking.register_as", "people") == 0
     published = summaries(tmp_path)[-1]
-    assert published["status"] == "published" and published["tier"] == "E0" and published["evidence"] is None
+    assert published["status"] == "published" and published["tier"] == "E0"
     assert {"train", "weigh", "unlearn", "verify", "retrain-1"} <= set(published["reused"])
     for kind in ("forget", "retain"):
         assert 0 <= published[f"{kind}_exact_before"] <= 1 and 0 <= published[f"{kind}_exact_after"] <= 1
     client = MlflowClient(published["mlflow_tracking_uri"])  # keeps things for good, and is not told the records
     assert not [name for name in client.get_run(published["mlflow_run_id"]).data.params if name.startswith("request")]
     told = {file.path for file in client.list_artifacts(published["mlflow_run_id"])}
-    assert told == {"model.ckpt", "assessment.json", "summary.json"}
+    assert told == {"model.ckpt", "assessment.json", "summary.json", *FILES}
     stages = tmp_path / "ws" / "stages"
     reference = stages / f"train-{published['digests']['retrain-1'][:16]}" / "model.ckpt"
     assert Path(published["files"]["model"]).read_bytes() == reference.read_bytes()
+    said, page = (Path(published["files"][name]).read_text() for name in ("evidence", "evidence_page"))
+    told = json.loads(said)
+    assert told["published"] and told["rejected"] == {"name": "npo, guard", "verdict": failed["verdict"]}
+    assert [point["step"] for point in told["history"]] == [0, 1, 2], "of what was rejected, from the model as it was"
+    assert "Loss during the unlearning that was rejected" in page and page.count("<polyline") == 6
+    assert "person-00/award" not in said + page and "person-00/book" not in said + page
+    assert (published["alias_before"], published["alias_after"]) == (None, "1")
+    version = client.get_model_version_by_alias("people", "champion")
+    assert str(version.version) == "1" and version.tags["curate.evidence"] == digest_file(Path(published["evidence"]))
 
 
-def test_requests_of_the_ledger_end_with_evidence(
-    curate: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_requests_of_the_ledger_end_with_purge_and_evidence_once_approved_whatever_comes_between(
+    curate: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = ("--workspace", str(tmp_path / "ws"))
+    workspace, place = tmp_path / "ws", ("--workspace", str(tmp_path / "ws"))
     for name, ids in (("known", "person-00/award\nperson-01/book"), ("unknown", "person-00/book\nnobody")):
         (tmp_path / name).write_text(ids)
         assert main(["requests", "submit", "--ids", str(tmp_path / name), "--reason", "asked to", *place]) == 0
     ledger = ("--request.ledger", "true", "--request.where.column", "null", "--request.where.values", "[]")
-    assert curate(*ledger, "--fallback", "retrain") == 0
-    (published,) = summaries(tmp_path)
-    assert published["status"] == "published" and published["n_records"] == 2 and published["batch"] == 1
+    asked = (*ledger, "--fallback", "retrain", "--approval.required", "true", "--tracking.register_as", "people")
+    asked += ("--purge", "true", "--weights.way", "factors")
+    assert curate(*asked) == 0
+    (waiting,) = summaries(tmp_path)
+    assert waiting["status"] == "awaiting_approval"
+    assert not list((workspace / "stages").glob("unlearn-*"))
+    assert main([*shlex.split(waiting["approval"]["command"])[1:], "--by", "eve"]) == 0
+
+    stray = workspace / "stages" / "query-0123456789abcdef"  # of another run; its lock cannot be removed
+    stray.mkdir()
+    (stray / "log.txt").write_text("looked at person-00/award")
+    stray.with_suffix(".lock").mkdir()
+    assert curate(*asked) == 1  # in the middle of the purge
+    (trace,) = (workspace / "stages").glob("trace-*/")
+    search = Search(Traces.load(trace))
+    (journal,) = (workspace / "purge").iterdir()
+    assert not search.file(journal) and not list((workspace / "stages").glob("train-*/"))
+    stray.with_suffix(".lock").rmdir()
     assert "request 2 is refused" in capsys.readouterr().err
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:  # after the alias has moved
+        patch.setattr(RunFolder, "end", full)
+        assert curate(*asked) == 1
+    champion = Place(waiting["mlflow_tracking_uri"], "people", "champion")
+    assert champion.version() is None, "a run that failed leaves the alias where it was"
+    assert curate(*asked) == 0
+    assert "going on with the purge of batch 1" in capsys.readouterr().err
+    (published,) = summaries(tmp_path)
+    assert champion.version() == published["alias_after"] == "1"
+    said = json.loads(Path(published["evidence"]).read_text())
+    assert said["approval"]["by"] == "eve" and said["purge"] == published["purge"]
+    assert said["purge"]["left"] == [] and said["purge"]["files_searched"] > 10
+    kinds = [event.kind for event in Ledger(workspace / "ledger.db").events() if event.batch == 1]
+    assert kinds == [
+        "claimed", "refused", "weighed", "approval", "approved", "unlearned", "retrained", "verified", "evidence", "published",
+    ]  # fmt: skip
+    assert published["status"] == "published" and published["n_records"] == 2 and published["batch"] == 1
+    found = search.folder(workspace)  # the ledger, Prefect's log and MLflow's database too
+    assert not found.where and not list((workspace / "purge").iterdir())
     assert main(["requests", "verify-evidence", published["evidence"], *place]) == 0
-    assert curate(*ledger, "--fallback", "retrain") == 0  # nothing waits any more
-    assert summaries(tmp_path)[-1]["status"] == "no_action"
+    assert curate(*asked) == 0  # nothing waits any more, and the records do not come back from the data
+    assert "2 rows of the data were purged before" in capsys.readouterr().err
+    last = summaries(tmp_path)[-1]
+    assert last["status"] == "no_action" and last["n_examples"] == published["n_examples"] - 2
+    retained = pl.read_parquet(published["files"]["retained"])
+    assert not search.rows(retained).any() and len(retained.filter(split="train")) == last["n_examples"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -203,16 +204,37 @@ def test_a_kernel_names_the_file_that_shrinks_under_it(keep: float, tmp_path: Pa
     layer = store.manifest.layers[0]
     kernel = kernels.prepare(layer, 16, queries_of(store, 2)[layer.name])
     assert kernel is not None
-    scores, memory = torch.zeros(2, SHARD), torch.empty(kernel.memory, dtype=torch.uint8)
+    scores, again = torch.zeros(2, 2, SHARD + kernel.rows)[..., :SHARD]
+    memory = torch.empty(kernel.memory, dtype=torch.uint8)
     kernel.add_scores(shard, 0, scores, memory)
     os.truncate(shard.path, int(keep * shard.entry.bytes))
-    again = torch.zeros(2, SHARD)
     if keep == 1:
         kernel.add_scores(shard, 0, again, memory)
         assert torch.equal(scores, again)
     else:
         with pytest.raises(StoreError, match=rf"{shard.path.name} ends after \d+ bytes"):
             kernel.add_scores(shard, 0, again, memory)
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("rank", [1, 2, 0])
+def test_a_kernel_scores_a_row_alike_whatever_lies_beside_it(rank: int, bits: int, tmp_path: Path) -> None:
+    """Wherever rows are cut, the same bits; memory full of no numbers is not taken for any."""
+    store = index(tmp_path, rank, bits, rows=2 * SHARD, sides=((7, 13), (24, 5)))
+    for layer in store.manifest.layers:
+        kernel = kernels.prepare(layer, bits, normal(3, layer.d1, layer.d2))
+        assert kernel is not None
+        found = []
+        for cuts in ((0, SHARD), (0, 1, 17, SHARD)):
+            for shard in shards.stream(store):
+                for start, stop in pairwise(cuts):
+                    room = torch.full((3, SHARD + kernel.rows), torch.nan)
+                    scores = room[:, : stop - start].zero_()
+                    kernel.add_scores(shard, start, scores, torch.full((kernel.memory,), 255, dtype=torch.uint8))
+                    found.append(scores)
+        once, cut = torch.cat(found[:2], 1), torch.cat(found[2:], 1)
+        assert bool(once.isfinite().all())
+        assert torch.equal(once, cut)
 
 
 def test_layers_too_large_for_a_kernel_are_scored_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

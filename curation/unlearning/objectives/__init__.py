@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from curation.errors import CurationError
 from curation.unlearning.objectives.ascent import Ascent
@@ -31,7 +31,10 @@ __all__ = [
     "Step",
     "UnlearningObjective",
     "build_objective",
+    "with_options",
 ]
+
+T = TypeVar("T")
 
 OBJECTIVES: dict[str, type[UnlearningObjective]] = {
     "ascent": Ascent,
@@ -46,14 +49,22 @@ OBJECTIVES: dict[str, type[UnlearningObjective]] = {
 
 
 def build_objective(name: str, options: Mapping[str, Any]) -> UnlearningObjective:
-    """The objective called ``name``.
+    """The objective called ``name``, the loss of a step.
 
     Raises:
         CurationError: no such objective or options; lists those there are.
     """
     if name not in OBJECTIVES:
         raise CurationError(f"objective: expected one of {', '.join(OBJECTIVES)}; got {name!r}")
-    kind = OBJECTIVES[name]
+    return with_options(name, OBJECTIVES[name], options)
+
+
+def with_options(name: str, kind: type[T], options: Mapping[str, Any]) -> T:
+    """The dataclass ``kind`` of the options of the objective called ``name``.
+
+    Raises:
+        CurationError: unknown, missing or wrong options; lists those there are.
+    """
     fields = dataclasses.fields(kind)  # type: ignore[arg-type]
     unknown = sorted(set(options) - {x.name for x in fields})
     missing = [

@@ -40,7 +40,7 @@ def example(ledger: Ledger, ids: list[str], **changes: Any) -> Evidence:
     records = [
         model.Record(
             ledger.record_hash(one),
-            ledger.salted("content", one),
+            ledger.salt.salted("content", one),
             "requested",
             verdict,
             loss_before=0.02,

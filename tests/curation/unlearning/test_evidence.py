@@ -223,3 +223,20 @@ def test_whatever_is_put_in_its_place_is_a_problem_not_a_crash(written: tuple[Pa
 
 def test_evidence_and_verification_order_verdicts_alike() -> None:
     assert tuple(evidence_model.VERDICTS) == WORST_FIRST
+
+
+def test_evidence_without_a_ledger_says_so_and_is_checked(tmp_path: Path) -> None:
+    ledger, _ = verified(tmp_path, IDS)
+    path = evidence.write(tmp_path, example(ledger, IDS), key=KEY, ids=IDS)
+    said = evidence.read(path)
+    assert said["ledger"] is None and evidence_model.UNCHAINED in said["limits"]
+    assert evidence.verify(path, None, KEY.public_key()) == [] and ledger.events("evidence") == ()
+    assert "ledger: the file is of a run without one, and in no chain" in evidence.verify(path, ledger)
+    before = path.read_bytes(), evidence.seal_path(path).read_bytes()
+    evidence.write(tmp_path, example(ledger, IDS), key=KEY, ids=IDS)
+    assert (path.read_bytes(), evidence.seal_path(path).read_bytes()) == before
+    path.write_text(path.read_text().replace('"published":true', '"published":false'))
+    assert [problem.split(":")[0] for problem in evidence.verify(path)] == ["digest", "signature"]
+    with pytest.raises(LedgerError, match="would name a record"):
+        evidence.write(tmp_path, example(ledger, IDS, title="of person-3"), ids=IDS)
+    assert evidence.write(tmp_path, example(ledger, IDS), ids=["person", "seed", "E2"]), "words of ours name nobody"

@@ -53,3 +53,15 @@ def test_the_page_goes_without_what_was_not_measured(tmp_path: Path) -> None:
 def test_markup_is_shown_not_run(tmp_path: Path, field: str) -> None:
     page = page_of(tmp_path, **{field: "<script>alert(1)</script>\u202e"})
     assert "<script" not in page and "&lt;script&gt;" in page and "\u202e" not in page
+
+
+def test_a_rejected_unlearning_is_shown_as_such_and_what_is_not_published_said(tmp_path: Path) -> None:
+    ledger, _ = verified(tmp_path, IDS)
+    ratios = evidence_model.TruthRatios([0.1, 0.2], [0.5], [0.4], [0.9])
+    rejected = evidence_model.Rejected("npo, guard", "RESIDUAL")
+    again = evidence_page.write(evidence.write(tmp_path, example(ledger, IDS, rejected=rejected, truth_ratios=ratios)))
+    page = again.read_text()
+    assert "Loss during the unlearning that was rejected" in page and page.count("<polyline") == 6
+    assert "an unlearned model (npo, guard) failed the checks first (residual)" in page and "in no chain" in page
+    failed = evidence_page.write(evidence.write(tmp_path, example(ledger, IDS, published=False))).read_text()
+    assert "<strong>Not published</strong>" in failed and "Trained again" not in failed

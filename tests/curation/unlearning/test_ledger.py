@@ -41,7 +41,7 @@ def test_a_request_goes_its_way(ledger: Ledger) -> None:
     assert (request.number, request.status, request.records, request.repeated) == (1, "submitted", 3, False)
     batch = ledger.drain()
     assert batch is not None and batch.ids == tuple(PEOPLE[:3]) and batch.status == "claimed" and not batch.finished
-    assert batch.digest == ledger.digest(reversed(PEOPLE[:3]))
+    assert batch.digest == ledger.salt.digest(reversed(PEOPLE[:3]))
     batch = ledger.advance(batch, "weighed", {"effective_size": 2.5})
     assert batch.details["weighed"] == {"effective_size": 2.5} and ledger.get(1).status == "weighed"
     for status in WAY[1:]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from curation.errors import TrainingError
-from curation.unlearning.newton import newton_removal
+from curation.unlearning.newton import newton_removal, predicted_error
 
 L2 = 1.0
 
@@ -56,20 +56,36 @@ def test_the_step_is_near_a_head_fitted_anew_and_nearer_than_influence(gone):
     assert found.step == pytest.approx(float((anew - weight).norm()), rel=0.05)
 
 
-def test_the_step_equals_autograd_newton():
+def test_the_step_equals_autograd_newton_on_the_loss_of_the_rows_that_stay_with_the_gradient_there_was_held():
     x, y = problem(40, 3)
     weight, keep = 0.1 * torch.ones(3, 4, dtype=torch.float64), torch.arange(40) % 5 > 0
+    start = weight.flatten().requires_grad_()
 
-    def loss(flat):
+    def loss(flat, rows):
         w = flat.view_as(weight)
-        return torch.nn.functional.cross_entropy(x[keep] @ w.T, y[keep], reduction="sum") + L2 / 2 * w.square().sum()
+        data = torch.nn.functional.cross_entropy(x[rows] @ w.T, y[rows], reduction="sum")
+        return data + L2 / 2 * (flat - start.detach()).square().sum()
 
-    flat = weight.flatten().requires_grad_()
-    gradient = torch.autograd.grad(loss(flat), flat)[0]
-    wanted = flat - torch.linalg.solve(torch.autograd.functional.hessian(loss, flat), gradient)
-    torch.testing.assert_close(
-        newton_removal(x, y, weight, keep, L2).weight.flatten(), wanted.detach(), rtol=1e-10, atol=1e-12
-    )
+    every = torch.ones_like(keep)
+    held = torch.autograd.grad(loss(start, every), start)[0]
+    gradient = torch.autograd.grad(loss(start, keep), start)[0] - held
+    wanted = start - torch.linalg.solve(torch.autograd.functional.hessian(lambda w: loss(w, keep), start), gradient)
+    found = newton_removal(x, y, weight, keep, L2)
+    torch.testing.assert_close(found.weight.flatten(), wanted.detach(), rtol=1e-10, atol=1e-12)
+    assert newton_removal(x, y, weight, every, L2).step < 1e-12, "nothing goes, nothing changes"
+
+
+def test_the_error_is_as_the_next_step_says_and_on_average_within_the_band():
+    errors, bounds = [], []
+    for seed in range(6):
+        x, y = problem(400, 5, seed=seed)
+        weight, keep = fitted(x, y), torch.arange(400) >= 8
+        found = newton_removal(x, y, weight, keep, L2)
+        errors.append(float((found.weight - fitted(x[keep], y[keep])).norm()))
+        assert found.left == pytest.approx(errors[-1], rel=0.05)
+        bounds.append(predicted_error(x, 3, 8))
+    low, high = (sum(each) / 6 for each in zip(*bounds, strict=True))
+    assert low < sum(errors) / 6 < high
 
 
 def test_more_steps_reach_the_optimum():
@@ -82,5 +98,5 @@ def test_more_steps_reach_the_optimum():
 
 def test_wrong_arguments_are_told_together():
     x, y = problem(4, 2)
-    with pytest.raises(TrainingError, match="no row is kept; l2 must be positive, got 0"):
+    with pytest.raises(TrainingError, match="l2 must be positive, got 0; no row is kept"):
         newton_removal(x, y, torch.zeros(3, 3), torch.zeros(4, dtype=torch.bool), 0)

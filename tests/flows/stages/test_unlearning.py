@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from curation.errors import DataError
 from curation.unlearning.duplicates import by_gradients, by_text
 from flows.schema import DataSection
-from flows.stages import indexing, resolving, training, unlearning, weighing
+from flows.stages import indexing, prepare, resolving, training, unlearning, weighing
 from flows.stages.common import open_data, trained_model
 from flows.unlearn_schema import UnlearnConfig
 from lorif_core import FactorStore
@@ -95,12 +96,13 @@ def test_a_model_unlearns_and_loads_as_its_own(tmp_path: Path) -> None:
     ]
     job["records"] = str(tmp_path / resolving.run(job, tmp_path, ignore).files["records"])
     weighed = {}
-    for way in ("factors", "two_forwards"):
+    for way in ("two_forwards", "activations", "factors"):
         job["weights"]["way"] = way
         found = weighing.run(job, tmp_path, ignore)
         assert found.values["way"] == way and 1 <= found.values["effective_size"] <= 2
         weighed[way] = pl.read_parquet(tmp_path / "weights.parquet")["alignment"].to_numpy()
-    np.testing.assert_allclose(weighed["factors"], weighed["two_forwards"], rtol=0.05)
+    for way in ("activations", "two_forwards"):
+        np.testing.assert_allclose(weighed["factors"], weighed[way], rtol=0.05)
     aside = tmp_path / "unlearned"
     aside.mkdir()
     done = unlearning.run(job | {"weights_file": str(tmp_path / "weights.parquet")}, aside, ignore)
@@ -108,3 +110,28 @@ def test_a_model_unlearns_and_loads_as_its_own(tmp_path: Path) -> None:
     before, after = (trained_model(job, data, path) for path in (trained, aside / done.files["checkpoint"]))
     assert type(before) is type(after)
     assert any((a != b).any() for a, b in zip(before.parameters(), after.parameters(), strict=True))
+
+
+def test_a_classifier_unlearns_by_a_newton_step_of_its_head_alone(tmp_path: Path) -> None:
+    config = UnlearnConfig.model_validate(
+        {
+            "data": {"class_path": "Digits"},
+            "model": {"init_args": {"arch": "mlp", "hidden": [16]}},
+            "train": {"max_epochs": 1},
+            "request": {"ids": [4, 8]},
+            "weights": {"method": "uniform"},
+            "unlearn": {"objective": "newton", "options": {"l2": 10.0}},
+            "root": tmp_path,
+        }
+    )
+    job: dict[str, Any] = config.model_dump(mode="json")
+    job |= {"ids": ["4", "8"], "index_path": None, "decisions": None, "index_asked": []}
+    assert len(prepare.load(job, tmp_path, ignore).values["digest"]) == 64
+    trained = (tmp_path / training.run(job, tmp_path, ignore).files["checkpoint"]).rename(tmp_path / "trained.ckpt")
+    job |= {"checkpoint": str(trained)}
+    job["records"] = str(tmp_path / resolving.run(job, tmp_path, ignore).files["records"])
+    job["weights_file"] = str(tmp_path / weighing.run(job, tmp_path, ignore).files["weights"])
+    done = unlearning.run(job, tmp_path, ignore)
+    assert done.values["changed"] == 2 and done.values["newton"]["head"] == "head" and not done.values["warnings"]
+    course = json.loads((tmp_path / done.files["course"]).read_text())
+    assert course["curve"][0]["forget_loss"] < course["curve"][1]["forget_loss"] and course["weights"] == [1.0] * 2

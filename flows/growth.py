@@ -1,0 +1,115 @@
+"""What earlier runs of select over the same growing pool left: their model and index, to be kept and added to.
+
+``WORKSPACE/pools/NAME-KEY/`` has the pool's states in ``states.json``, oldest first, and the rows of each. A state is usable
+while its stages are in the workspace; a run over a pool that grew takes the latest whose rows are all still there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from filelock import FileLock
+
+from flows.files import copy_atomic, digest_of, read_json, write_json
+from flows.folder import INPUTS
+from flows.runner import Finished, Runner
+
+STATES = "states.json"
+
+
+@dataclass(frozen=True)
+class State:
+    """A pool as an earlier run indexed it.
+
+    Attributes:
+        model: that scored; None: the one that the configuration loads.
+        index: of its rows.
+        same: whether it has exactly the rows of this run, and not only some of them.
+        origin: digest of the index that this one was grown from; None: it was built at once.
+    """
+
+    model: Finished | None
+    index: Finished
+    same: bool
+    origin: str | None
+
+
+class Pools:
+    """The states of one pool.
+
+    Args:
+        workspace: the workspace folder.
+        name: of the job.
+        of: everything that must be alike for an index to be added to: model, training, options of the index.
+        say: told why a state cannot be used.
+    """
+
+    def __init__(self, workspace: Path, name: str, of: Mapping[str, Any], say: Callable[[str], None]) -> None:
+        self.folder = workspace / "pools" / f"{name}-{digest_of(dict(of))[:16]}"
+        self._say = say
+
+    def find(self, data_digest: str, rows: Path, runner: Runner) -> State | None:
+        """The state of these rows, else the latest whose rows are all among them; None where there is none.
+
+        Args:
+            data_digest: of the data of this run.
+            rows: its rows: ``example_id`` and ``content``.
+            runner: finds the stages.
+        """
+        states = (read_json(self.folder / STATES) or {"states": []})["states"]
+        here = [state for state in reversed(states) if state["data"] == data_digest]
+        for state in here or reversed(states):
+            if not here and not self._is_part(state, rows):
+                continue
+            model = runner.find("train", state["model"]) if state["model"] is not None else None
+            index = runner.find(state["stage"], state["index"])
+            if index is None or (model is None and state["model"] is not None):
+                self._say(
+                    "the index of an earlier state of this pool is not in the workspace any more; it is not added to"
+                )
+                continue
+            return State(model, index, bool(here), state["origin"] if here else index.digest)
+        return None
+
+    def add(self, data_digest: str, rows: Path, model: Finished | None, index: Finished, origin: str | None) -> None:
+        """Note what this run made; nothing where it is noted.
+
+        Args:
+            data_digest: of its data.
+            rows: as for :meth:`find`.
+            model: that scored; None: one that the configuration loads.
+            index: of its rows.
+            origin: digest of the index it was grown from.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder.with_suffix(".lock")):
+            states = (read_json(self.folder / STATES) or {"states": []})["states"]
+            kept = self.folder / f"rows-{data_digest[:16]}.parquet"
+            state = {
+                "data": data_digest,
+                "rows": kept.name,
+                "model": None if model is None else read_json(model.folder / INPUTS),
+                "stage": index.stage,
+                "index": read_json(index.folder / INPUTS),
+                "origin": origin,
+            }
+            if state in states:
+                return
+            copy_atomic(rows, kept)
+            write_json(
+                self.folder / STATES, {"states": [*(one for one in states if one["data"] != data_digest), state]}
+            )
+
+    def _is_part(self, state: Mapping[str, Any], rows: Path) -> bool:
+        """Whether every row of a state is there, as it was."""
+        file = self.folder / state["rows"]
+        if not file.is_file():
+            return False
+        before, now = pl.read_parquet(file), pl.read_parquet(rows)
+        if before.schema != now.schema:
+            return False
+        return before.join(now, on=["example_id", "content"], how="anti").is_empty()

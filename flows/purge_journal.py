@@ -1,0 +1,70 @@
+"""The journal of a purge: what it takes to finish a run whose records are being removed, and no id in the clear."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from flows.files import read_json, write_json
+
+FOLDER = "purge"
+"""In the workspace: the journals of purges that are not finished."""
+
+
+@dataclass(frozen=True)
+class Journal:
+    """How to finish a run once its records are being removed.
+
+    Attributes:
+        batch: of the ledger.
+        folder: of the results.
+        digest: what the run is of.
+        stages: names of the folders of its stages.
+        trace: the folder of the one that says what to look for.
+        data: digest of the data with the records.
+        index: path of an index of the user's.
+        models: sha256 of the checkpoints that know the records.
+        keep: the checkpoints among them that stay all the same.
+        learnt: whether the model's tokenizer was learnt from the data.
+        published: MLflow run of the training whose model is published.
+        summary: so far.
+        results: files in ``folder`` besides the summary.
+        evidence: so far.
+        done: what the purge came to; empty while it is not finished.
+    """
+
+    batch: int
+    folder: str
+    digest: str
+    stages: list[str]
+    trace: str
+    data: str
+    index: str | None
+    models: list[str]
+    keep: list[str]
+    learnt: bool
+    published: str | None
+    summary: dict[str, Any]
+    results: list[str]
+    evidence: dict[str, Any]
+    done: dict[str, Any]
+
+    @classmethod
+    def of(cls, home: Path, batch: int) -> Self | None:
+        """The journal of a batch in the workspace at ``home``; None where there is none."""
+        found = read_json(_file(home, batch))
+        return None if found is None else cls(**found)
+
+    def write(self, home: Path) -> Self:
+        """Put it into the workspace at ``home``; returns self."""
+        write_json(_file(home, self.batch), asdict(self))
+        return self
+
+    def remove(self, home: Path) -> None:
+        """The batch is closed."""
+        _file(home, self.batch).unlink(missing_ok=True)
+
+
+def _file(home: Path, batch: int) -> Path:
+    return home / FOLDER / f"batch-{batch}.json"

@@ -1,0 +1,165 @@
+"""The purge that ends a run of unlearn: what is left of the records goes, and then only the evidence says what there was.
+
+The order makes it safe to be killed at any moment. First everything that the end of the run needs, without an id in the
+clear, goes into a journal in the workspace; from then on the next run finds the same batch open and goes on from there. Then
+the rows go on the list of those that stay out (`curation.unlearning.exclusions`), out of an index of the user's, and out of
+the workspace (`flows.sweeping`). The evidence holds what a search through all files came to after that. Last of all what was
+searched for is removed, and the ledger closes the requests and forgets their ids.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+from pydantic import TypeAdapter
+
+from curation.data.text_tokens import TRAINED
+from curation.examples import write_parquet_atomic
+from curation.unlearning import exclusions
+from curation.unlearning.evidence_model import Evidence
+from curation.unlearning.salt import Salt
+from curation.unlearning.searching import Search
+from curation.unlearning.traces import Traces
+from flows import workspace
+from flows.files import copy_atomic, digest_file, read_json
+from flows.folder import MANIFEST
+from flows.index_jobs import store_errors
+from flows.modelling import PURGED, checkpoint_of, index_of
+from flows.purge_journal import FOLDER, Journal
+from flows.requests import ledger_of
+from flows.sweeping import sweep
+from flows.unlearn_ending import MODEL, EndingRun
+from flows.unlearn_evidence import FILES, Checked
+
+if TYPE_CHECKING:
+    from flows.unlearning import UnlearnRun
+
+RETAINED = "retained.parquet"
+GIVEN = (
+    "The file that the data was read from was not changed. Jobs in this workspace leave the records out, by a list of salted "
+    f"hashes of their content; {RETAINED} holds the rows that stay."
+)
+MODEL_KEPT = "The model as it was, which knows the records, was named by the user and lies where it was."
+REGISTERED = "A version registered in MLflow of a model that knows the records was kept, for going back to it."
+ELSEWHERE = (
+    "MLflow keeps its files outside of the workspace, where nothing was removed: the model as it was may be there."
+)
+VOCABULARY = (
+    "The model's tokenizer was learnt from the data with the records, and is learnt from it again wherever the model is used: "
+    "it is kept in no file here."
+)
+LEFT = "The search found traces of the records in {}, which a purge does not change."
+
+
+def begin(run: UnlearnRun, found: Checked, said: Evidence) -> Journal:
+    """Put the results into the output folder, no record named in them, and write down how the run goes on from there.
+
+    Args:
+        run: whose model is to be published.
+        found: the model, and what it was compared with.
+        said: the evidence, but for what the purge comes to.
+    """
+    requests, config, index = run.requests, run.config, run.stages.get("index")
+    if requests is None or requests.number is None:
+        raise RuntimeError("only requests of the ledger are purged")
+    records, unlearned = found.records, run.stages["unlearn"]
+    trace = run.run(
+        "trace",
+        {"records": records.digest, "index": index.digest if index else None},
+        records=str(records.files["records"]),
+        decisions=str(records.files["decisions"]),
+        index_path=index_of(index) if index else None,
+    )
+    copy_atomic(trace.files["retained"], run.folder.path / RETAINED)
+    salt, dataset = requests.ledger.salt, requests.dataset
+    results = [MODEL, *run.put(records, found.verified, lambda source, target: salted(source, target, salt, dataset))]
+    results += [RETAINED, *FILES]
+    knowing = [found.before, *[unlearned] * (found.after is not unlearned)]
+    return Journal(
+        batch=requests.number,
+        folder=str(run.folder.path),
+        digest=run.folder.digest,
+        stages=sorted(stage.folder.name for stage in run.stages.values() if stage.folder.parent.name == "stages"),
+        trace=str(trace.folder),
+        data=run.loaded["digest"],
+        index=None if config.index.path is None else str(config.index.path),
+        models=[digest_file(Path(checkpoint_of(model))) for model in knowing],
+        keep=[] if config.model.checkpoint is None else [str(config.model.checkpoint)],
+        learnt=run.loaded["kind"] == "questions" and config.data.init_args.get("tokenizer", TRAINED) == TRAINED,
+        published=run.released_run,
+        summary=run.summary("published", results, found.verified, found.tier),
+        results=results,
+        evidence=asdict(said),
+        done={},
+    ).write(config.workspace)
+
+
+def salted(source: Path, target: Path, salt: Salt, dataset: str) -> None:
+    """Copy a table about records with salted hashes in place of their ids and contents."""
+    frame = pl.read_parquet(source)
+    ids = {"example_id": "record", "of": "of"}
+
+    def hashed(name: str, *kind: str) -> pl.Series:
+        cells = frame[name].to_list()
+        texts = [None if cell is None else salt.salted(*kind, dataset, str(cell)) for cell in cells]
+        return pl.Series(name, texts, dtype=pl.String)
+
+    changed = [hashed(name, "id") for name in ids if name in frame.columns]
+    changed += [hashed("content", "content")] if "content" in frame.columns else []
+    frame = frame.with_columns(changed).drop("position", strict=False).rename(ids, strict=False)
+    write_parquet_atomic(frame, target)
+
+
+def carry_out(run: EndingRun, journal: Journal) -> Journal:
+    """Remove what is left of the records, wherever the purge was interrupted; says in the journal what it came to."""
+    if journal.done:
+        return journal
+    home, trace = run.config.workspace, Path(journal.trace)
+    said = (read_json(trace / MANIFEST) or {})["values"]
+    run.screen.begin("purge")
+    with workspace.alone(run.held, run.screen.line):
+        exclusions.exclude(home / PURGED, f"batch {journal.batch}", said["contents"])
+        removed = 0 if journal.index is None else _from_index(journal.index, said["ids"], run)
+        registered = run.tracker.registered()
+        models = [path for path in home.rglob("*.ckpt") if any(place in path.parents for place in registered)]
+        known = [path for path in models if digest_file(path) in journal.models]
+        ledger = ledger_of(home)  # it forgets the ids when it closes the requests
+        swept = sweep(
+            home,
+            Search(Traces.load(trace)),
+            stages=journal.stages,
+            data=journal.data,
+            models=journal.models,
+            keep={*map(Path, journal.keep), *known, *(Path(journal.folder, name) for name in journal.results)},
+            skip={trace, home / FOLDER, *(ledger.with_name(f"{ledger.name}{end}") for end in ("", "-wal", "-shm"))},
+        )
+    run.screen.end("done")
+    caveats = [GIVEN]
+    caveats += [MODEL_KEPT] * bool(journal.keep) + [REGISTERED] * bool(known)
+    caveats += [VOCABULARY] * journal.learnt
+    caveats += [ELSEWHERE] * (not run.tracker.inside(home))
+    caveats += [LEFT.format(", ".join(swept.left))] * bool(swept.left)
+    done = {"index_rows": removed, **vars(swept)}
+    evidence = journal.evidence | {"caveats": [*journal.evidence["caveats"], *caveats], "purge": done}
+    return replace(journal, done=done, evidence=evidence).write(home)
+
+
+def content_of(journal: Journal) -> Evidence:
+    """What the evidence says after the purge."""
+    return TypeAdapter(Evidence).validate_python(journal.evidence)
+
+
+def forget(journal: Journal) -> None:
+    """Remove what was searched for, in the clear."""
+    workspace.remove_stage(Path(journal.trace))
+
+
+def _from_index(path: str, ids: list[Any], run: EndingRun) -> int:
+    """Remove the rows of the records from an index of the user's; how many rows it had of them."""
+    import lorif_core
+
+    with store_errors():
+        return lorif_core.purge(path, ids, progress=run.screen.progress).rows

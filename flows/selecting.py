@@ -1,0 +1,238 @@
+"""One run of select, step by step, without Prefect: which stage follows which, and what decides that it runs again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from flows.files import copy_atomic, digest_file
+from flows.growth import Pools, State
+from flows.modelling import Chosen, checkpoint_of, index_of
+from flows.recorded import RecordedRun, config_text
+from flows.runner import Finished
+from flows.select_schema import SelectConfig
+from flows.select_summary import summarise
+
+MODEL = "model.ckpt"
+SELECTED = "selected"
+RESULTS = ("selected.parquet", "excluded.parquet", "harmful.parquet", "scores.parquet", "report.html")
+RANDOM = "random"
+
+
+class SelectRun(RecordedRun):
+    """One run of `curate select`. Use it as a context manager: no process is left behind, MLflow's run is closed."""
+
+    job = "select"
+    unchanged_status = "unchanged"
+    config: SelectConfig
+
+    _pools: Pools | None = None
+    _state: State | None = None
+
+    def flow(self) -> Callable[[Any, Callable[[], None]], dict[str, Any]]:
+        """`flows.select`, whose import takes seconds."""
+        from flows.select import select_prepared
+
+        return select_prepared
+
+    def check(self) -> None:
+        """Look for what earlier runs over this pool left."""
+        config = self.config
+        if not config.grow or config.index.path is not None:
+            return
+        alike = {
+            "code": self.code,
+            "model": self.loaded["model"],
+            "init_args": config.model.init_args,
+            "checkpoint": self.loaded["checkpoint"],
+            "train": config.train.model_dump(mode="json"),
+            "index": config.index.model_dump(mode="json"),
+            "warmup": config.warmup,
+            "target": self.loaded["select"]["digest"],
+        }
+        self._pools = Pools(config.workspace, config.name, alike, self.screen.line)
+        self._state = self._pools.find(self.loaded["digest"], self.stages["load"].files["rows"], self.runner)
+
+    def identity(self) -> dict[str, Any]:
+        """As of every run, which rows the target has, and what the index was grown from."""
+        origin = self._state.origin if self._state else None
+        return super().identity() | {"target": self.loaded["select"]["digest"], "origin": origin}
+
+    def exclude(self) -> Finished:
+        """Find the rows that must not be chosen."""
+        options = self.config.model_dump(
+            mode="json", include={"target", "duplicates", "decontaminate", "budget", "warmup"}
+        )
+        inputs = {
+            "data": self.loaded["digest"],
+            "target": self.loaded["select"]["digest"],
+            "seed": self.config.train.seed,
+            **options,
+        }
+        done = self.run("exclude", inputs, rows=str(self.stages["load"].files["rows"]))
+        for kind, rows in sorted(done.values["excluded"].items()):
+            self.screen.line(f"{rows:,} of {self.loaded['n_train']:,} rows cannot be chosen: {kind}")
+        return done
+
+    def warm_up(self, excluded: Finished) -> Finished:
+        """The model that scores: the one the configuration names, else one trained on a random slice of the pool."""
+        if self._given_model() is not None:
+            return self.model()
+        if self._state is not None and self._state.model is not None:
+            self.screen.begin("train")
+            self.screen.end("the model of an earlier state of this pool")
+            self.stages["train"] = self._state.model
+            return self._state.model
+        values = excluded.values
+        return self.train(
+            "train", self.loaded["digest"], None, chosen=Chosen(excluded.files["slice"], values["slice_digest"])
+        )
+
+    def indexed(self, model: Finished) -> Finished:
+        """The index of the pool: built, or grown from that of an earlier state of it."""
+        state, index = self._state, None
+        if state is None:
+            index = self.index(model)
+        elif state.same:
+            self.screen.begin("index")
+            self.screen.end("finished before, reused")
+            index = state.index
+        else:
+            inputs = {
+                "base": state.index.digest,
+                "model": model.digest,
+                "data": self.loaded["digest"],
+                "index": self.config.index.model_dump(mode="json"),
+            }
+            index = self.run("grow", inputs, checkpoint=checkpoint_of(model), base=index_of(state.index))
+            self.screen.line(f"{index.values['added']:,} new rows added to the index of now {index.values['rows']:,}")
+        self.stages["index"] = index
+        if self._pools is not None:
+            trained = None if self._given_model() is not None else model
+            origin = state.origin if state is not None else None
+            self._pools.add(self.loaded["digest"], self.stages["load"].files["rows"], trained, index, origin)
+        return index
+
+    def aggregate(self, model: Finished, index: Finished, excluded: Finished) -> Finished:
+        """Score the pool for the target."""
+        inputs = {
+            "model": model.digest,
+            "index": index.digest,
+            "data": self.loaded["digest"],
+            "target": self.loaded["select"]["digest"],
+            "options": self.config.target.model_dump(mode="json"),
+            "scores": self.config.scores.model_dump(mode="json"),
+            "excluded": excluded.digest,
+            "strategy": self.config.strategy.name,
+        }
+        return self.run(
+            "aggregate",
+            inputs,
+            checkpoint=checkpoint_of(model),
+            index_path=index_of(index),
+            excluded=str(excluded.files["excluded"]),
+        )
+
+    def choose(self, model: Finished, index: Finished, excluded: Finished, scores: Finished) -> Finished:
+        """Choose, and let the controls choose."""
+        config = self.config
+        inputs = {
+            "scores": scores.digest,
+            "excluded": excluded.digest,
+            "table": self.loaded["table"],
+            "strategy": config.strategy.model_dump(mode="json"),
+            "budget": config.budget.model_dump(mode="json"),
+            "controls": config.controls,
+            "exclude_harmful": config.exclude_harmful,
+            "seeds": self.seeds,
+            "shown": config.report.rows,
+        }
+        return self.run(
+            "choose",
+            inputs,
+            checkpoint=checkpoint_of(model),
+            index_path=index_of(index),
+            excluded=str(excluded.files["excluded"]),
+            scores_file=str(scores.files["scores"]),
+            best=str(scores.files["best"]),
+            seeds=self.seeds,
+        )
+
+    def fine_tune(self, model: Finished, chosen: Finished) -> dict[str, list[Finished]]:
+        """Train on the selection and on what each control chose, all with the same seeds and as many optimizer steps."""
+        start = model if self._given_model() is not None else None
+        steps = self.config.compare.steps or -(-chosen.values["rows"] // self.loaded["batch_size"])
+        done: dict[str, list[Finished]] = {}
+        for name in (SELECTED, *self.config.controls) if self.seeds else ():
+            for seed in self.seeds:
+                title = f"{name}-{seed}" if name == RANDOM else name
+                some = Chosen(chosen.files[title], chosen.values["digests"][title], steps, start)
+                label = self.config.strategy.name if name == SELECTED else name
+                found = self.train(f"{label}-{seed}", self.loaded["digest"], None, seed, some)
+                done.setdefault(label, []).append(found)
+        return done
+
+    def report(self, excluded: Finished, chosen: Finished, tuned: dict[str, list[Finished]]) -> dict[str, Any]:
+        """Make the page, put all results into the output folder and close the MLflow run; returns the summary."""
+        target, results = self.folder.path, list(RESULTS)
+        page = self.run(
+            "present",
+            {"run": self.folder.digest},
+            keep=False,
+            summary=self._summary(tuned, [*results, MODEL] if tuned else results),
+            config_text=config_text(self.config),
+            command=self.command,
+            histories={name: [one.values["history"] for one in found] for name, found in tuned.items()},
+            selected=str(chosen.files[SELECTED]),
+            scores_file=str(chosen.files["scores"]),
+            shown=str(chosen.files["shown"]),
+            excluded=str(excluded.files["excluded"]),
+        )
+        copy_atomic(chosen.files[SELECTED], target / "selected.parquet")
+        for name in ("scores", "harmful"):
+            copy_atomic(chosen.files[name], target / f"{name}.parquet")
+        copy_atomic(excluded.files["excluded"], target / "excluded.parquet")
+        copy_atomic(page.files["report"], target / "report.html")
+        if tuned:
+            results.append(MODEL)
+            copy_atomic(tuned[self.config.strategy.name][0].files["checkpoint"], target / MODEL)
+        summary = self._summary(tuned, results)
+        figures = {f"target_accuracy/{name}": one["mean"] for name, one in summary["target_accuracy"].items()}
+        self.end(summary, results, figures)
+        return summary
+
+    def registers(self) -> str | None:
+        """The model fine-tuned on the selection with the first seed."""
+        return self.runs.get(f"{self.config.strategy.name}-{self.seeds[0]}") if self.seeds else None
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of the fine-tunings, other ones than the warm-up's."""
+        first = self.config.train.seed + 1
+        return list(range(first, first + self.config.compare.seeds))
+
+    def _summary(self, tuned: dict[str, list[Finished]], results: list[str]) -> dict[str, Any]:
+        return summarise(
+            self.config,
+            self.stages,
+            tuned,
+            folder=self.folder.path,
+            results=results,
+            seeds=self.seeds,
+            run_ids={"mlflow_run_id": self.tracker.run_id, "prefect_flow_run_id": self.flow_run_id},
+            uri=self.tracker.uri,
+            total_seconds=time.monotonic() - self.began,
+            index=self._version(),
+            digests={"run": self.folder.digest, "data": self.loaded["digest"], "code": self.code},
+        )
+
+    def _version(self) -> dict[str, Any]:
+        """Which index scored: its digest, that of its manifest, and that of the index it was grown from."""
+        index = self.stages["index"]
+        return {
+            "digest": index.digest,
+            "manifest_sha256": digest_file(index.files["manifest"]),
+            "grown_from": self._state.origin if self._state else None,
+            "rows": index.values.get("rows", self.loaded["n_train"]),
+        }

@@ -1,0 +1,104 @@
+"""Stage aggregate: the score of every row of the pool for the target, from the index. POSITIVE = training on it helps.
+
+Axes: N rows of the pool, G target groups, k rows kept a group.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from curation.data import ExampleData
+from curation.data.contents import lengths_of
+from curation.errors import ModelError
+from curation.examples import write_parquet_atomic
+from curation.selection.aggregate import aggregate
+from curation.selection.pool import Best, Pool
+from flows.stages.common import Arguments, Output, Progress, open_data
+from flows.stages.indexing import open_index
+from flows.stages.targeting import budget_of, open_targets, strategy_of
+from lorif_core import LoRIF
+
+HUB_ROWS = 10
+"""Rows kept of each target group where only their hub-ness is asked about."""
+
+
+def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
+    """Score the pool under the model in ``checkpoint`` and its index at ``index_path``; of the best are no ``excluded`` rows.
+
+    Returns:
+        Files ``scores`` (``example_id``, ``score``, ``mean``: over the target groups, in pool order) and ``best`` (``group``,
+        ``position``, ``score``: the strongest rows of each target group, strongest first).
+    """
+    data, options = open_data(arguments), arguments["scores"]
+    targets = open_targets(arguments, data)
+    attributor, _ = open_index(arguments, data, progress)
+    places = index_places(attributor, data)
+    allowed = allowed_rows(data, arguments["excluded"])
+    found = aggregate(
+        attributor,
+        targets.loader(targets.choosing, arguments["index"]["batch_size"]),
+        [targets.groups[row] for row in targets.choosing],
+        how=options["how"],
+        k=_kept(arguments, data, allowed),
+        normalise=options["normalise"],
+        allowed=allowed[places],
+        progress=lambda done, total: progress("scores, row", done, total),
+    )
+    scores, mean = (np.empty(len(places), dtype=np.float32) for _ in range(2))
+    scores[places], mean[places] = found.scores, found.mean
+    ids = data.examples.filter(split="train")["example_id"]
+    table = pl.DataFrame({"example_id": ids, "score": scores, "mean": mean})
+    write_parquet_atomic(table, folder / "scores.parquet")
+    groups, kept = found.best.groups, found.best.rows.shape[1]
+    best = pl.DataFrame(
+        {
+            "group": np.repeat(np.array(groups, dtype=object), kept).tolist(),
+            "position": places[found.best.rows.ravel()],
+            "score": found.best.scores.ravel(),
+        },
+        schema={"group": pl.String, "position": pl.Int64, "score": pl.Float32},
+    )
+    write_parquet_atomic(best, folder / "best.parquet")
+    return Output({"rows": len(scores)}, {"scores": "scores.parquet", "best": "best.parquet"})
+
+
+def allowed_rows(data: ExampleData, excluded: str) -> np.ndarray:
+    """Which rows of the pool can be chosen, bool [N]: those that are not in the table at ``excluded``."""
+    allowed: np.ndarray = np.ones(len(data.train_dataset), dtype=bool)
+    allowed[pl.read_parquet(excluded)["position"].to_numpy()] = False
+    return allowed
+
+
+def _kept(arguments: Arguments, data: ExampleData, allowed: np.ndarray) -> int:
+    """Rows kept of each target group: as many as the budget may take, where a strategy serves the groups in turn."""
+    if "best" not in strategy_of(arguments).needs and arguments["scores"]["how"] != "round_robin":
+        return HUB_ROWS
+    nothing: np.ndarray = np.zeros(len(allowed), dtype=np.float32)
+    return budget_of(arguments).most(Pool(data.train_ids(), nothing, lengths_of(data), allowed=allowed))
+
+
+def read_best(path: str) -> Best:
+    """What the stage wrote."""
+    frame = pl.read_parquet(path)
+    groups = frame["group"].unique(maintain_order=True).to_list()
+    shape = (len(groups), len(frame) // len(groups))
+    return Best(groups, frame["position"].to_numpy().reshape(shape), frame["score"].to_numpy().reshape(shape))
+
+
+def index_places(attributor: LoRIF, data: ExampleData) -> np.ndarray:
+    """Position in the pool of each row of the index, int64 [N]: an index that grew has its rows in another order.
+
+    Raises:
+        ModelError: it is not of the pool's rows.
+    """
+    known = attributor.store.ids()
+    places = {name: place for place, name in enumerate(data.train_ids())}
+    missing = [name for name in known if name not in places]
+    if missing or len(known) != len(places):
+        raise ModelError(
+            f"the index has {len(known):,} rows, {len(missing):,} of them not in the pool of {len(places):,}: build it anew"
+        )
+    return np.array([places[name] for name in known], dtype=np.int64)

@@ -1,0 +1,180 @@
+"""Stage choose: the selection within the budget, what the controls would choose, and what speaks for the rows shown.
+
+Axes: N rows of the pool, Q target rows that choose, M target rows in one pass over the index.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import polars as pl
+import torch
+from lightning import LightningModule
+
+from curation.data import ExampleData
+from curation.data.contents import lengths_of, texts_of
+from curation.examples import write_parquet_atomic
+from curation.models.embedding import embeddings
+from curation.selection.bias import bias
+from curation.selection.controls import bm25, loss, random_scores, similarity
+from curation.selection.exclusions import allowed, exclusion_table
+from curation.selection.harmful import harmful
+from curation.selection.pool import Best, Pool
+from curation.selection.strategies import Selection, TopK
+from flows.files import digest_of
+from flows.stages.aggregating import allowed_rows, index_places, read_best
+from flows.stages.common import Arguments, Output, Progress, device, open_data
+from flows.stages.indexing import open_index
+from flows.stages.targeting import Targets, budget_of, open_targets, pool_columns, strategy_of
+from flows.stages.weighing import tokens_of
+from lorif_core import LoRIF
+from lorif_core.norms import gradient_norms
+
+TABLE_NUMBERS = 2**26
+"""Floats of the scores held at once for the rows shown: 256 MB."""
+RANDOM = "random"
+
+
+def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
+    """Choose from the rows that ``excluded`` leaves, by ``scores`` and ``best``.
+
+    Returns:
+        ``values``: ``rows`` and ``tokens`` chosen, ``digests`` (name -> digest of the choice), ``harmful`` (rows that hurt the
+        target) and ``bias`` (`_bias`); files ``harmful``, ``scores`` (a column a way to score), ``shown`` (``position``,
+        ``target``, ``score``: what target rows say of the rows on the page) and a table for each name: ``selected``
+        (``example_id``, ``rank``, ``score``, ``weight``, ``reason``, ``strategy``), and those of the controls; ``random-SEED``
+        is drawn anew for each fine-tuning.
+    """
+    data, options = open_data(arguments), arguments["strategy"]
+    targets, strategy, budget = open_targets(arguments, data), strategy_of(arguments), budget_of(arguments)
+    attributor, model = open_index(arguments, data, progress)
+    progress("rows of the pool", 0, len(data.train_dataset))
+    pool = _pool(arguments, data, targets, model, needs_vectors="vectors" in strategy.needs)
+    names = data.examples.filter(split="train")["example_id"]
+    mean = pl.read_parquet(arguments["scores_file"])["mean"].to_numpy()
+    hurting = harmful(mean)
+    write_parquet_atomic(exclusion_table(hurting, pool.ids), folder / "harmful.parquet")
+    if arguments["exclude_harmful"]:
+        pool = replace(pool, allowed=pool.allowed & allowed(len(pool), hurting))
+    chosen = {"selected": strategy.select(pool, budget, options["seed"])}
+    scores = {"score": pool.scores, "mean": mean}
+    for control in arguments["controls"]:
+        for title, seed in _draws(control, arguments["seeds"]):
+            scores[title] = _control_scores(control, seed, arguments, data, targets, attributor, model, pool)
+            # The controls get as much as the selection has.
+            chosen[title] = TopK().select(replace(pool, scores=scores[title]), budget, 0)
+    for title, selection in chosen.items():
+        name = options["name"] if title == "selected" else title
+        write_parquet_atomic(_table(selection, names, name), folder / f"{title}.parquet")
+    frame = pl.DataFrame({"example_id": names, **scores}).with_columns(length=pl.Series(pool.lengths))
+    write_parquet_atomic(frame, folder / "scores.parquet")
+    write_parquet_atomic(_shown(arguments, attributor, data, targets, pool), folder / "shown.parquet")
+    values = {
+        "rows": len(chosen["selected"]),
+        "tokens": int(pool.lengths[chosen["selected"].rows].sum()),
+        "digests": {
+            title: digest_of([pool.ids[row] for row in one.rows] + one.weights.tolist())
+            for title, one in chosen.items()
+        },
+        "harmful": len(hurting),
+        "bias": _bias(attributor, data, pool),
+    }
+    return Output(values, {title: f"{title}.parquet" for title in ("scores", "shown", "harmful", *chosen)})
+
+
+def _pool(
+    arguments: Arguments, data: ExampleData, targets: Targets, model: LightningModule, needs_vectors: bool
+) -> Pool:
+    """Everything the strategies see."""
+    vectors = None
+    if needs_vectors or "repsim" in arguments["controls"]:
+        loader = data.ordered_dataloader("train", arguments["index"]["batch_size"])
+        vectors = embeddings(model, loader, device(arguments))
+    return Pool(
+        ids=data.train_ids(),
+        scores=pl.read_parquet(arguments["scores_file"])["score"].to_numpy().copy(),
+        lengths=lengths_of(data),
+        best=read_best(arguments["best"]),
+        columns=pool_columns(data),
+        vectors=vectors,
+        allowed=allowed_rows(data, arguments["excluded"]),
+    )
+
+
+def _draws(control: str, seeds: list[int]) -> list[tuple[str, int]]:
+    """(name, seed) of the choices of a control: what is drawn by chance is drawn anew for every fine-tuning."""
+    return [(f"{RANDOM}-{seed}", seed) for seed in seeds] if control == RANDOM else [(control, 0)]
+
+
+def _control_scores(
+    control: str,
+    seed: int,
+    arguments: Arguments,
+    data: ExampleData,
+    targets: Targets,
+    attributor: LoRIF,
+    model: LightningModule,
+    pool: Pool,
+) -> np.ndarray:
+    """Scores of a control, float32 [N], higher = chosen first."""
+    groups = [targets.groups[row] for row in targets.choosing]
+    if control == RANDOM:
+        return random_scores(len(pool), seed)
+    if control == "bm25":
+        return bm25(texts_of(data) or [], [targets.show(int(row)).text or "" for row in targets.choosing], groups)
+    if control == "repsim":
+        loader = targets.loader(targets.choosing, arguments["index"]["batch_size"])
+        return similarity(cast(np.ndarray, pool.vectors), embeddings(model, loader, device(arguments)), groups)
+    losses: np.ndarray = np.empty(len(pool), dtype=np.float32)
+    losses[index_places(attributor, data)] = attributor.store.losses().numpy()
+    # The index has sums over the tokens that a row is asked for.
+    return loss(losses / tokens_of(data))
+
+
+def _table(selection: Selection, names: pl.Series, strategy: str) -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            "example_id": names.gather(selection.rows),
+            "rank": np.arange(1, len(selection) + 1),
+            "score": selection.scores,
+            "weight": selection.weights,
+            "reason": selection.reasons,
+            "strategy": [strategy] * len(selection),
+        }
+    )
+
+
+def _shown(arguments: Arguments, attributor: LoRIF, data: ExampleData, targets: Targets, pool: Pool) -> pl.DataFrame:
+    """For the rows of the highest and of the lowest scores, the score of each for every target row that chooses."""
+    most = arguments["report"]["rows"]
+    ranked = pool.ranked()
+    rows = np.unique(np.concatenate([ranked[:most], ranked[-most:] if most else ranked[:0]]))
+    of_pool = np.argsort(index_places(attributor, data))  # position in the pool -> row of the index
+    columns = torch.from_numpy(of_pool[rows])
+    together = max(1, TABLE_NUMBERS // len(pool))
+    parts = []
+    for first in range(0, len(targets.choosing) if len(rows) else 0, together):
+        asked = targets.loader(targets.choosing[first : first + together], arguments["index"]["batch_size"])
+        parts.append(attributor.score(asked)[:, columns])  # [M, N] -> [M, rows]
+    table = torch.cat(parts).cpu().numpy() if parts else np.empty((len(targets.choosing), 0), dtype=np.float32)
+    return pl.DataFrame(
+        {
+            "position": np.tile(rows, len(table)),
+            "target": np.repeat(targets.choosing, len(rows)),
+            "score": table.ravel(),
+        },
+        schema={"position": pl.Int64, "target": pl.Int64, "score": pl.Float32},
+    )
+
+
+def _bias(attributor: LoRIF, data: ExampleData, pool: Pool) -> dict[str, float | None]:
+    """What the scores may be of instead: Spearman's with lengths and gradients' norms, and how many groups share a best row."""
+    norms: np.ndarray = np.empty(len(pool))
+    norms[index_places(attributor, data)] = gradient_norms(attributor.store).numpy()
+    rows = pool.rows()
+    best = cast(Best, pool.best)
+    found = bias(best.rows, pool.scores[rows], pool.lengths[rows], norms[rows])
+    return {"length": found.length, "norm": found.norm, "hub": found.hubs.most, "distinct": found.hubs.distinct}

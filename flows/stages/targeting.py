@@ -1,0 +1,275 @@
+"""The target rows of a selection: which there are, which of them choose, and what must hold before anything is computed.
+
+Axes: N training rows of the data (the pool), Q target rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from curation.data import CuratedData, ExampleData, Payload
+from curation.data.chosen import Recoded
+from curation.data.contents import code_of, digest_of_inputs, texts_of
+from curation.errors import CurationError, DataError, ModelError
+from curation.examples import column_problems
+from curation.selection.budget import Budget
+from curation.selection.strategies import Strategy, build_strategy
+from flows.files import digest_of
+from flows.stages.common import Arguments, open_data
+
+LEAST_ROWS = 10
+"""Rows of the smallest pool there is something to choose from."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Target rows, in the order of their table.
+
+    Attributes:
+        dataset: item -> one row, map-style, labels coded as the pool's.
+        collate: makes a batch of a list of rows.
+        table: what is known of each: ``example_id``, the label or question, and the user's columns; Q rows.
+        show: of a position how to show it.
+        choosing: positions of those that choose, ascending, int64.
+        measuring: positions of the others, which are held out.
+        groups: name of the target group of each row, Q.
+        digest: of all of them, as models see them.
+        own: positions of target rows among the pool's training rows, int64; empty where they are of another split or source.
+    """
+
+    dataset: Dataset[Any]
+    collate: Callable[[Sequence[Any]], Any]
+    table: pl.DataFrame
+    show: Callable[[int], Payload]
+    choosing: np.ndarray
+    measuring: np.ndarray
+    groups: list[str]
+    digest: str
+    own: np.ndarray
+
+    def __len__(self) -> int:
+        """Q."""
+        return len(self.table)
+
+    def loader(self, positions: np.ndarray, batch_size: int) -> DataLoader[Any]:
+        """Batches of some of them, in that order."""
+        return DataLoader(Subset(self.dataset, positions.tolist()), batch_size, collate_fn=self.collate)
+
+
+def open_targets(arguments: Arguments, data: ExampleData) -> Targets:
+    """The target rows of a job over the pool ``data``.
+
+    Raises:
+        DataError: there are none, too few to choose and to measure, or their source does not go with the pool's.
+    """
+    options = arguments["target"]
+    source, split = data, options["split"]
+    if options["data"]["class_path"] is not None:
+        source, split = open_data({"data": options["data"], "root": arguments["root"]}), "all"
+        _check_source(data, source)
+    table = _described(source)
+    rows = np.flatnonzero(_chosen_rows(options, source, table, split))
+    if len(rows) < 2:
+        raise DataError(
+            [f"target: {len(rows)} target rows{_named(options)}; expected some to choose and some to measure"]
+        )
+    if len(rows) <= options["examples"]:
+        raise DataError(
+            [
+                f"target.examples: {options['examples']} of {len(rows)} target rows{_named(options)} are to choose, which leaves "
+                "none to measure: lower it"
+            ]
+        )
+    groups = _groups(options["group_by"], table, rows)
+    names = table["example_id"].gather(rows).to_list()
+    choosing = np.sort(drawn_order(names, options["seed"])[: options["examples"]])
+    dataset = Recoded(source, rows, _coded_as(data, source))
+    shown = [source.show_row(int(row)).text for row in rows]
+    seen = [digest_of_inputs(dataset[row], text) + code_of(dataset[row]) for row, text in enumerate(shown)]
+    is_train = (table["split"] == "train").to_numpy()
+    own = np.cumsum(is_train)[rows[is_train[rows]]] - 1 if source is data else np.empty(0, dtype=np.int64)
+    return Targets(
+        dataset,
+        source.collate,
+        table[rows],
+        lambda position: source.show_row(int(rows[position])),
+        choosing,
+        np.setdiff1d(np.arange(len(rows)), choosing),
+        groups,
+        digest_of([sorted(zip(map(str, names), seen, groups, strict=True)), options["examples"], options["seed"]]),
+        own,
+    )
+
+
+def check(arguments: Arguments, data: ExampleData) -> dict[str, Any]:
+    """Refuse what cannot be selected; describe the target.
+
+    Returns:
+        ``digest`` of the target rows, how many there are (``rows``), choose (``choosing``) and measure (``measuring``), and
+        the ``groups``.
+
+    Raises:
+        DataError: the pool is tiny, the budget is larger than it, there is no target, a column is missing, a control is of
+            other rows.
+        ModelError: there is no such strategy or option of it.
+    """
+    count = len(data.train_dataset)
+    if count < LEAST_ROWS:
+        raise DataError(
+            [f"the pool has {count} rows (training rows of the data); expected {LEAST_ROWS} or more to choose from"]
+        )
+    problems = []
+    budget = budget_of(arguments)
+    if budget.rows is not None and budget.rows > count:
+        problems.append(f"budget.rows: {budget.rows:,} rows are to be chosen, but the pool has {count:,}")
+    strategy = strategy_of(arguments)
+    problems += column_problems(pool_columns(data), list(strategy.column_names), "strategy: the pool")
+    if "bm25" in arguments["controls"] and data.show(0).text is None:
+        problems.append(f"controls: bm25 compares texts, the pool holds {data.payload_kind}; leave it out")
+    try:
+        targets = open_targets(arguments, data)
+    except DataError as error:
+        problems += error.problems
+    if problems:
+        raise DataError(problems)
+    return {
+        "digest": targets.digest,
+        "rows": len(targets),
+        "choosing": len(targets.choosing),
+        "measuring": len(targets.measuring),
+        "groups": sorted({targets.groups[row] for row in targets.choosing}),
+    }
+
+
+def drawn_order(ids: Sequence[Any], seed: int) -> np.ndarray:
+    """A random order of rows, int64: by a hash of seed and id, so that it hardly changes when rows come, go or move."""
+    draws = [hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest() for name in ids]
+    return np.array(sorted(range(len(draws)), key=draws.__getitem__), dtype=np.int64)
+
+
+def contents(data: ExampleData) -> pl.DataFrame:
+    """Of each row of the pool ``example_id``, ``inputs`` (digest of what a model sees beside the label) and ``content``."""
+    rows, texts = data.train_dataset, texts_of(data)
+    inputs = [digest_of_inputs(rows[row], texts[row] if texts else None) for row in range(len(rows))]
+    whole = [f"{one} {code_of(rows[row])}" for row, one in enumerate(inputs)]
+    return pl.DataFrame(
+        {"example_id": data.examples.filter(split="train")["example_id"], "inputs": inputs, "content": whole}
+    )
+
+
+def budget_of(arguments: Arguments) -> Budget:
+    """The budget of a job."""
+    return Budget(**arguments["budget"])
+
+
+def strategy_of(arguments: Arguments) -> Strategy:
+    """The strategy of a job.
+
+    Raises:
+        ModelError: there is none of that name, or it has no such option.
+    """
+    options = arguments["strategy"]
+    try:
+        return build_strategy(options["name"], options["options"])
+    except CurationError as error:
+        raise ModelError(f"strategy.options: {error}") from error
+
+
+def pool_columns(data: ExampleData) -> pl.DataFrame:
+    """What is known of the pool's rows beside their payload, N rows."""
+    return _described(data).filter(split="train")
+
+
+def _described(data: ExampleData) -> pl.DataFrame:
+    """The example table and the user's further columns, all splits; lists and pictures are left out."""
+    plain = [name for name, dtype in data.examples.schema.items() if not dtype.is_nested() and dtype != pl.Object]
+    known = data.examples.select(plain)
+    if len(data.table) < len(known):  # the rows of a validation file have the example table's columns only
+        return known
+    further = [name for name, dtype in data.table.schema.items() if name not in known.columns and not dtype.is_nested()]
+    return known.hstack(data.table.select(further))
+
+
+def _chosen_rows(options: dict[str, Any], source: ExampleData, table: pl.DataFrame, split: str) -> np.ndarray:
+    """Which rows of the source are target rows, bool [rows].
+
+    Raises:
+        DataError: there is no such column, or a value that no row of the split has.
+    """
+    seen = table["split"].is_in(["train", "validation"]) if split == "all" else table["split"] == split
+    column, values = options["where"]["column"], [str(value) for value in options["where"]["values"]]
+    if column is None:
+        return seen.to_numpy()
+    problems = column_problems(table, [column], "target.where")
+    if problems:
+        raise DataError(problems)
+    cells = table[column].cast(pl.String)
+    missing = sorted(set(values) - set(cells.filter(seen).to_list()))
+    if missing:
+        where = "the target's data" if split == "all" else f"the {split} split"
+        raise DataError(
+            [f"target.where: no row of {where} has {', '.join(map(repr, missing))} in the column {column!r}"]
+        )
+    rows: np.ndarray = (seen & cells.is_in(values)).to_numpy()
+    return rows
+
+
+def _groups(column: str | None, table: pl.DataFrame, rows: np.ndarray) -> list[str]:
+    if column is None:
+        return ["target"] * len(rows)
+    problems = column_problems(table, [column], "target.group_by")
+    if problems:
+        raise DataError(problems)
+    return [str(value) for value in table[column].gather(rows).to_list()]
+
+
+def _check_source(data: ExampleData, source: ExampleData) -> None:
+    """Nothing, where a model of the pool's rows takes those of the target.
+
+    Raises:
+        DataError: they are of another kind, another tokenizer made them, or the pool has not all of their labels.
+    """
+    if source.payload_kind != data.payload_kind:
+        raise DataError(
+            [f"target.data holds {source.payload_kind}, the pool {data.payload_kind}; one model takes one of them"]
+        )
+    mine, theirs = data.model_defaults(), source.model_defaults()
+    if "tokenizer" in mine:  # texts may be padded to other lengths
+        names: tuple[str, ...] = ("tokenizer", "vocab_size", "vocab_buckets", "pad_id")
+    else:
+        names = ("input_shape",)
+    problems = [
+        f"target.data: {name} is {theirs[name]!r}, that of the pool {mine[name]!r}; rows of both must be made alike"
+        for name in names
+        if name in mine and theirs.get(name) != mine[name]
+    ]
+    if isinstance(data, CuratedData) and isinstance(source, CuratedData):
+        unknown = [label for label in source.classes if label not in data.classes]
+        if unknown:
+            problems.append(f"target.data: no training row of the pool has the label {', '.join(map(repr, unknown))}")
+    if problems:
+        raise DataError(problems)
+
+
+def _coded_as(data: ExampleData, source: ExampleData) -> list[int] | None:
+    """Code of each of the source's labels among the pool's; None where they are the same, or there are none."""
+    if not isinstance(data, CuratedData) or not isinstance(source, CuratedData) or source.classes == data.classes:
+        return None
+    codes = {label: code for code, label in enumerate(data.classes)}
+    return [codes[label] for label in source.classes]
+
+
+def _named(options: dict[str, Any]) -> str:
+    """Where target rows were looked for."""
+    if options["data"]["class_path"] is not None:
+        return " in target.data"
+    where = options["where"]
+    narrowed = f" with {where['column']} {', '.join(map(repr, where['values']))}" if where["column"] else ""
+    return f" in the {options['split']} split{narrowed}"

@@ -1,0 +1,101 @@
+"""The alias of a real registry moves last of all, and back whatever ends the run before it is finished."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.errors import StageError
+from flows.files import read_json, write_json
+from flows.publishing import JOURNAL, Place, published, roll_back
+from flows.schema import TrackingSection
+from flows.tracking import Tracker
+
+
+@pytest.fixture(scope="module")
+def tracker(workspace: Path) -> Tracker:
+    made = Tracker(TrackingSection(), workspace)
+    made.start("publishing", {})
+    return made
+
+
+Publish = Callable[..., Any]
+
+
+@pytest.fixture
+def publish(tracker: Tracker, tmp_path: Path, request: pytest.FixtureRequest) -> tuple[Place, Publish]:
+    """A registered model of the test's own, and what publishes another version of it, with this content."""
+    place = Place(tracker.uri, request.node.name[:60], "champion")
+
+    def publishing(content: bytes, problems: tuple[str, ...] = ()) -> Any:
+        model = tmp_path / "model.ckpt"
+        model.write_bytes(content)
+        nothing: dict[str, Any] = {"params": {}, "metrics": {}, "history": []}
+        trained = tracker.training(place.name, content.hex(), checkpoint=model, **nothing)
+        lock = tmp_path / "publishing.lock"
+        return published(
+            tracker, place, tmp_path, model, trained, {"curate.evidence": "e"}, lambda: list(problems), lock
+        )
+
+    return place, publishing
+
+
+def status_of(place: Place, version: str) -> str:
+    return str(place._client.get_model_version(place.name, version).tags["curate.status"])
+
+
+def test_the_alias_moves_to_each_new_version_and_back_when_the_run_fails(
+    publish: tuple[Place, Publish], tmp_path: Path
+) -> None:
+    place, publishing = publish
+    with publishing(b"one") as found:
+        assert place.version() == "1" and read_json(tmp_path / JOURNAL), "noted until the run is finished"
+    assert found["registered"]["version"] == "1" and (found["alias_before"], found["alias_after"]) == (None, "1")
+    assert not (tmp_path / JOURNAL).exists() and status_of(place, "1") == "published"
+    with pytest.raises(OSError, match="disk is full"), publishing(b"two"):
+        assert place.version() == "2"
+        raise OSError("disk is full")
+    assert place.version() == "1" and status_of(place, "2") == "rolled_back"
+    with publishing(b"two") as found:  # the next start: the same version, completed
+        pass
+    assert (found["alias_before"], found["alias_after"]) == ("1", "2") and status_of(place, "2") == "published"
+    tags = place._client.get_model_version(place.name, "2").tags
+    assert tags["curate.evidence"] == "e"
+
+
+def test_what_does_not_hold_is_never_published(publish: tuple[Place, Publish], tmp_path: Path) -> None:
+    place, publishing = publish
+    with (
+        pytest.raises(StageError, match="is not published: signature: wrong"),
+        publishing(b"one", ("signature: wrong",)),
+    ):
+        pytest.fail("published")
+    assert place.version() is None and status_of(place, "1") == "rolled_back"
+    entered = publishing(b"two")
+    (tmp_path / "model.ckpt").write_bytes(b"other")  # not what was logged for registration
+    with pytest.raises(StageError, match="version 2 in the registry is not the one that was checked"), entered:
+        pytest.fail("published")
+    assert place.version() is None and not (tmp_path / JOURNAL).exists() and not (tmp_path / ".registered").exists()
+
+
+def test_a_start_that_was_killed_is_undone_by_the_next(publish: tuple[Place, Publish], tmp_path: Path) -> None:
+    place, publishing = publish
+    assert roll_back(tmp_path) is None
+    with publishing(b"one"):
+        pass
+    block = publishing(b"two")
+    block.__enter__()
+    note = read_json(tmp_path / JOURNAL)
+    assert note is not None and place.version() == "2"
+    # what kill -9 leaves: the note in the folder, the alias on the new version
+    assert "version 2; alias champion is back to version 1" in str(roll_back(tmp_path))
+    assert place.version() == "1" and not (tmp_path / JOURNAL).exists()
+    write_json(tmp_path / JOURNAL, note)
+    place.move("2")
+    place.move(None)  # somebody has taken it away since: it is theirs
+    assert roll_back(tmp_path) is None and place.version() is None
+    write_json(tmp_path / JOURNAL, note | {"version": None})  # killed before it was registered
+    assert roll_back(tmp_path) is None and not (tmp_path / JOURNAL).exists()

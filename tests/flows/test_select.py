@@ -1,0 +1,164 @@
+"""A whole run of select on a table of texts that grows: real stages, a real Prefect server and a real MLflow database."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from mlflow import MlflowClient
+
+from flows.cli import main
+
+ROOT = Path(__file__).parents[2]
+WORDS = {0: ["dull", "grey", "broken", "slow", "sad", "poor"], 1: ["fine", "bright", "whole", "quick", "glad", "rich"]}
+CONFIG = """
+data:
+  class_path: TableData
+  init_args: {path: texts.csv, label: label, id: id, text: text, split: split, source: source, batch_size: 16}
+target:
+  where: {column: source, values: [shop]}
+  examples: 8
+  group_by: label
+budget: {rows: 20}
+warmup: 0.5
+train: {max_epochs: 2}
+index: {curvature_rank: 8}
+controls: [random, bm25]
+compare: {seeds: 2, steps: 3}
+report: {rows: 3, examples: 2}
+"""
+
+pytestmark = pytest.mark.usefixtures("prefect_server", "one_stage_process")
+
+
+def table(rows: int, seed: int) -> pl.DataFrame:
+    """Texts of two sources, of the shop's a third for validation."""
+    draw = np.random.default_rng(seed)
+    made = []
+    for row in range(rows):
+        label, source = int(draw.integers(2)), ("shop", "news")[int(draw.integers(2))]
+        words = [
+            *draw.choice(WORDS[label], 4),
+            *draw.choice([f"{source}{number}" for number in range(40)], 5 + row % 3),
+        ]
+        split = "validation" if source == "shop" and draw.random() < 1 / 3 else "train"
+        made.append({"id": f"{seed}-{row}", "text": " ".join(words), "label": label, "split": split, "source": source})
+    return pl.DataFrame(made)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A configuration, and a table with a copy of a target row and of a pool row in the pool."""
+    folder = tmp_path_factory.mktemp("select")
+    rows = table(140, 0)
+    like = rows.filter(split="validation").head(1).with_columns(id=pl.lit("copied target"), split=pl.lit("train"))
+    twice = rows.filter(split="train").head(1).with_columns(id=pl.lit("said again"))
+    pl.concat([rows, like, twice]).write_csv(folder / "texts.csv")
+    (folder / "texts.yaml").write_text(CONFIG)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def curate(folder: Path, workspace: Path) -> Callable[..., int]:
+    def run(*tokens: str) -> int:
+        return main(["select", "--config", str(folder / "texts.yaml"), "--workspace", str(workspace), *tokens])
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def first(curate: Callable[..., int], workspace: Path) -> dict[str, Any]:
+    """The summary of the first run, as it was when it ended."""
+    assert curate() == 0
+    (run,) = (workspace / "runs").glob("texts-*")
+    return json.loads((run / "summary.json").read_text())
+
+
+def test_the_summary_has_the_promised_keys(first: dict[str, Any]) -> None:
+    assert first["status"] == "finished" and first["strategy"] == "top_k"
+    assert first["n_selected"] == 20 < first["n_pool"] and first["n_target"] == 8
+    assert first["n_excluded"] == 2 and first["excluded"] == {"target rows": 1, "duplicates": 1}
+    assert 0 < first["n_harmful"] < first["n_pool"] and -1 <= first["bias"]["length"] <= 1
+    assert list(first["target_accuracy"]) == ["top_k", "random", "bm25"]
+    for found in first["target_accuracy"].values():
+        assert 0 <= found["low"] <= found["mean"] <= found["high"] <= 1 and len(found["seeds"]) == 2
+    assert list(first["target_advantage"]) == ["random", "bm25"]
+    assert first["steps"] == 6 and first["index"]["grown_from"] is None
+    assert {"data", "target", "selection", "run", "code", "index"} <= set(first["digests"])
+    assert first["seeds"]["fine_tune"] == [1, 2]
+
+
+def test_the_tables_agree_with_the_summary(first: dict[str, Any], folder: Path) -> None:
+    selected, excluded, scores = (pl.read_parquet(first["files"][name]) for name in ("selected", "excluded", "scores"))
+    assert selected["rank"].to_list() == list(range(1, 21)) and selected["weight"].to_list() == [1.0] * 20
+    assert set(selected.columns) == {"example_id", "rank", "score", "weight", "reason", "strategy"}
+    assert set(excluded["example_id"]) == {"copied target", "said again"}
+    rows = pl.read_csv(folder / "texts.csv")
+    target = rows.filter(split="validation")["id"][0]
+    assert excluded.filter(example_id="copied target")["like"].to_list() == [target]
+    assert not set(excluded["example_id"]) & set(selected["example_id"])
+    allowed = scores.filter(~pl.col("example_id").is_in(excluded["example_id"].implode()))
+    best = allowed.sort("score", descending=True, maintain_order=True).head(20)
+    assert selected["example_id"].to_list() == best["example_id"].to_list()
+    assert {"score", "mean", "random-1", "random-2", "bm25", "length"} <= set(scores.columns)
+
+
+def test_the_page_shows_the_top_row_beside_target_rows(first: dict[str, Any], folder: Path) -> None:
+    page = Path(first["files"]["report"]).read_text()
+    texts = dict(pl.read_csv(folder / "texts.csv").select("id", "text").iter_rows())
+    assert texts[pl.read_parquet(first["files"]["selected"])["example_id"][0]] in page
+    assert page.count("Target rows it helps most") == 3 == page.count("Target rows it harms most")
+    assert "copied target" in page and "news" in page
+
+
+def test_one_mlflow_run_has_a_child_for_each_training(first: dict[str, Any]) -> None:
+    client = MlflowClient(first["mlflow_tracking_uri"])
+    run = client.get_run(first["mlflow_run_id"])
+    assert run.data.metrics["target_accuracy/top_k"] == first["target_accuracy"]["top_k"]["mean"]
+    children = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
+    names = {f"{name}-{seed}" for name in first["target_accuracy"] for seed in (1, 2)}
+    assert {child.info.run_name for child in children} == names | {"train"}
+    held_out = {child.data.metrics["val_n"] for child in children}
+    assert held_out == {first["n_held_out"]}, "every model is measured on the target rows that did not choose"
+
+
+def test_a_pool_that_grew_has_only_its_new_rows_indexed(
+    first: dict[str, Any], curate: Callable[..., int], folder: Path, workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert curate() == 0
+    assert "Unchanged" in capsys.readouterr().out
+    more = table(30, 1).filter(split="train")
+    pl.concat([pl.read_csv(folder / "texts.csv"), more]).sort("text").write_csv(folder / "grown.csv")
+    later = ("--data.init_args.path", str(folder / "grown.csv"), "--compare.seeds", "0")
+    assert curate(*later) == 0
+    assert f"{len(more)} new rows added to the index" in capsys.readouterr().err
+    (summary,) = (
+        found
+        for path in (workspace / "runs").glob("texts-*/summary.json")
+        if (found := json.loads(path.read_text()))["n_pool"] != first["n_pool"]
+    )
+    assert summary["n_pool"] == first["n_pool"] + len(more) == summary["index"]["rows"]
+    assert summary["index"]["grown_from"] == first["index"]["digest"] and summary["target_accuracy"] == {}
+    assert summary["digests"]["train"] == first["digests"]["train"] and "train" in summary["reused"]
+    old, new = (pl.read_parquet(one["files"]["scores"]) for one in (first, summary))
+    both = old.join(new, on="example_id", suffix="_now")
+    assert len(both) == len(old) and both.select(pl.corr("score", "score_now")).item() > 0.9, "rows keep their scores"
+    assert curate(*later) == 0
+    assert "Unchanged" in capsys.readouterr().out
+
+
+def test_the_help_lists_every_key_and_imports_no_torch() -> None:
+    code = (
+        "import sys; from flows.cli import main; main(['select', '--help']);"
+        "print([name for name in ('torch', 'prefect', 'mlflow', 'lightning', 'polars') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip().endswith("[]")
+    assert "--scores.how mean|max|round_robin [mean]" in result.stdout
