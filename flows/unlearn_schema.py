@@ -92,11 +92,12 @@ class WeightsSection(Section):
 class UnlearnSection(Section):
     """How the records are unlearned."""
 
-    objective: Literal["ascent", "bounded_ascent", "difference", "npo", "simnpo", "dpo", "idk", "rmu", "newton"] = (
-        Field(
-            default="npo",
-            description="The loss of a step; newton: no steps, but one Newton step of a classifier's last layer away from them.",
-        )
+    objective: Literal[
+        "ascent", "bounded_ascent", "difference", "npo", "simnpo", "dpo", "idk", "rmu", "oracle_matching", "newton"
+    ] = Field(
+        default="npo",
+        description="The loss of a step; oracle_matching: towards a short training without the records; newton: no steps, but "
+        "one Newton step of a classifier's last layer away from them.",
     )
     options: Arguments = Field(
         default_factory=dict,
@@ -104,10 +105,24 @@ class UnlearnSection(Section):
     )
     lr: PositiveFloat = Field(default=5e-4, description="Learning rate of AdamW.")
     max_epochs: int = Field(default=20, ge=1, description="Passes over the records.")
-    batch_size: int = Field(default=16, ge=1, description="Records in a step, with as many rows that stay.")
+    batch_size: int = Field(default=16, ge=1, description="Records in a step, beside rows that stay.")
     seed: int = Field(default=0, ge=0, description="Of the order of rows, and of random weights.")
     retain_rows: int | None = Field(
         default=None, ge=1, description="Rows that stay a step chooses among, evenly spaced; empty: all."
+    )
+    retain_per_record: int = Field(default=1, ge=1, description="Rows that stay in a step, for each record in it.")
+    schedule: Literal["constant", "cosine"] = Field(
+        default="constant", description="Of the learning rate; cosine brings it to zero."
+    )
+    kept: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Share of the weights to start with, the rest is fresh: less than 1 leaves less that learning some of the "
+        "records again would bring back.",
+    )
+    oracle_epochs: int | None = Field(
+        default=None, ge=1, description="Passes of oracle_matching's training; empty: half of train.max_epochs."
     )
     alternative: str = Field(
         default="I don't know.",
@@ -119,7 +134,7 @@ class UnlearnSection(Section):
         """What a Newton step has no use for."""
         if self.objective != "newton":
             return []
-        idle = ("lr", "max_epochs", "retain_rows", "alternative")
+        idle = ("lr", "max_epochs", "retain_rows", "alternative", "schedule", "kept", "retain_per_record")
         given = [f"unlearn.{name}" for name in idle if name in self.model_fields_set]
         found = [f"{', '.join(given)}: newton is one step over all rows that stay; leave them out"] * bool(given)
         if weights.method != "uniform":

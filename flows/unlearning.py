@@ -153,6 +153,7 @@ class UnlearnRun(EndingRun):
             checkpoint=checkpoint_of(model),
             records=str(records.files["records"]),
             weights_file=str(weights.files["weights"]),
+            without=str(records.files["decisions"]),
         )
         for warning in done.values["warnings"]:
             self.screen.line(f"warning: {warning}")

@@ -34,6 +34,7 @@ class Step:
         reference: log-probability of each record under the model as it was [B]; None likewise.
         reference_alternative: that of the other answers [B].
         reference_retain: what `retain_reference` gave for the rows that stay, under the model as it was.
+        target: loss of each record under the oracle, a mean over its tokens [B]; None likewise.
     """
 
     forget: Batch
@@ -43,6 +44,7 @@ class Step:
     reference: Tensor | None = None
     reference_alternative: Tensor | None = None
     reference_retain: Tensor | None = None
+    target: Tensor | None = None
 
 
 class UnlearningObjective(ABC):
@@ -61,6 +63,8 @@ class UnlearningObjective(ABC):
     """Of the records, under the model as it was."""
     needs_alternative: ClassVar[bool] = False
     """Another answer to each record's question."""
+    needs_oracle: ClassVar[bool] = False
+    """A model that never saw the records."""
 
     @abstractmethod
     def forget_losses(self, model: nn.Module, step: Step) -> Tensor:

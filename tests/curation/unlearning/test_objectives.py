@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def setting(tmp_path_factory):
 def step_of(setting, objective) -> Step:
     before, _, forget, retain, other, folder = setting
     reference = make_reference(
-        folder / f"{type(objective).__name__}.safetensors", before, objective, forget, retain, other
+        folder / f"{type(objective).__name__}.safetensors", before, objective, forget, retain, other, oracle()
     )
     which = torch.tensor([4, 0])
     batch = retain.batch(which.tolist())
@@ -43,7 +44,12 @@ def step_of(setting, objective) -> Step:
         reference=reference.forget,
         reference_alternative=reference.alternative,
         reference_retain=reference.of_retained(which, mask),
+        target=reference.target,
     )
+
+
+def oracle():
+    return Language(seed=9).double()
 
 
 def mean(values):
@@ -75,6 +81,9 @@ def by_hand(name, options, setting):
         ratio = total - sum(log_p(before, row))
         ratio_other = sum(log_p(now, alternative)) - sum(log_p(before, alternative))
         beta = options.get("beta", {"npo": 0.1, "simnpo": 4.5, "dpo": 0.1}.get(name))
+        if name == "oracle_matching":
+            terms.append(weight * (nll + mean(log_p(oracle(), row)).detach()) ** 2)
+            continue
         terms.append(weight * forget_term(name, options, beta, nll, ratio, ratio_other, -mean(log_p(now, alternative))))
     gamma = options.get("gamma", 0.125 if name == "simnpo" else 1.0)
     found = gamma * mean(terms)
@@ -102,6 +111,8 @@ def by_hand(name, options, setting):
         ("simnpo", {"delta": 1.5, "gamma": 1.0}),
         ("dpo", {"beta": 0.5}),
         ("idk", {}),
+        ("oracle_matching", {"retain": "kl", "alpha": 2.0, "gamma": 0.5}),
+        ("oracle_matching", {"retain": "nll", "alpha": 1.0}),
     ],
 )
 def test_the_loss_is_its_formula(setting, name, options):
@@ -110,7 +121,9 @@ def test_the_loss_is_its_formula(setting, name, options):
     torch.testing.assert_close(found, by_hand(name, options, setting).detach(), rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name not in ("rmu", "idk", "dpo", "ascent")])
+@pytest.mark.parametrize(
+    "name", [name for name in OBJECTIVES if name not in ("rmu", "idk", "dpo", "ascent", "oracle_matching")]
+)
 def test_a_step_against_the_gradient_forgets(setting, name):
     """Every objective but those that only teach another answer raises the records' loss where it alone counts."""
     objective = build_objective(name, {"alpha": 0.0} | ({"bound": 9.0} if name == "bounded_ascent" else {}))
@@ -124,6 +137,25 @@ def test_a_step_against_the_gradient_forgets(setting, name):
                 p -= 0.05 * p.grad
     after = [-float(mean(log_p(model, row)).detach()) for row in setting[2].dataset.rows]
     assert np.dot(step.weights, np.array(after) - before) > 0
+
+
+def test_an_oracle_is_matched_from_above_and_from_below(setting):
+    """Each record moves towards its own target, and one that is there feels nothing."""
+    objective = build_objective("oracle_matching", {"alpha": 0.0})
+    rows = setting[2].dataset.rows
+    losses = -torch.stack([mean(log_p(setting[1], row)) for row in rows]).detach()
+    for offset in (1.0, -1.0, 0.0):
+        model = Language(seed=5).double()
+        target = losses + offset * torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64)
+        objective.loss(model, replace(step_of(setting, objective), target=target)).backward()
+        with torch.no_grad():
+            for p in model.parameters():
+                if p.grad is not None:
+                    p -= 0.05 * p.grad
+        moved = float(-mean(log_p(model, rows[0])).detach() - losses[0])
+        assert np.sign(round(moved, 9)) == np.sign(offset)
+    with pytest.raises(ValueError, match="needs the records' losses under the oracle"):
+        objective.loss(setting[1], replace(step_of(setting, objective), target=None))
 
 
 def test_rmu_steers_hidden_states(setting):
