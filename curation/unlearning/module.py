@@ -62,6 +62,7 @@ class Unlearning(LightningModule):
         refresh: how the weights are renewed; None: they stay.
         schedule: ``"constant"``, or ``"cosine"`` to bring the learning rate to zero over the planned optimizer steps.
         retain_per_record: rows that stay in a step, for each record in it.
+        oracle: a model that never saw the records, where the objective needs one; no part of this module.
 
     Attributes:
         curve: at the start and after each epoch, ``step``, ``forget_loss`` and ``retain_loss`` (of `WATCHED` rows), nats a token.
@@ -83,12 +84,14 @@ class Unlearning(LightningModule):
         refresh: Refresh | None = None,
         schedule: Schedule = "constant",
         retain_per_record: int = 1,
+        oracle: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.model, self.objective, self.reference = model, objective, reference
         self.forget_rows, self.retain_rows, self.alternative_rows = forget, retain, alternative
         self.watched_rows = replace(retain, positions=evenly_spaced(retain.positions, WATCHED))
         self.refresh, self._lr, self._schedule, self._retain_per_record = refresh, lr, schedule, retain_per_record
+        self._oracle = None if oracle is None else (oracle.eval(),)  # in a tuple, out of checkpoints and optimizer
         self.curve: list[dict[str, float]] = []
         self.register_buffer("weights", torch.from_numpy(weights.values).float())
         self.save_hyperparameters({"objective": repr(objective), "lr": lr, "weights": weights.values.tolist()})
@@ -160,7 +163,8 @@ class Unlearning(LightningModule):
             reference=None if reference.forget is None else self._placed(reference.forget[which]),
             reference_alternative=None if reference.alternative is None else self._placed(reference.alternative[which]),
             reference_retain=known,
-            target=None if reference.target is None else self._placed(reference.target[which]),
+            oracle=None if self._oracle is None else self._oracle[0].to(self.device),
+            learned=None if self._oracle is None else self._placed(torch.randperm(len(which)) < len(which) // 2),
         )
 
     def _note(self) -> Tensor:

@@ -5,7 +5,7 @@ Axes: n records, m rows that stay, P predictions of a row, V what is chosen amon
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -29,14 +29,12 @@ class Reference:
         alternative: that of the other answer to it [n].
         retain: of each token that the rows that stay predict, what `retain_reference` gave [W, V or d].
         ends: where each of those rows ends in `retain`, int64 [m].
-        target: loss of each record under the oracle [n], a mean over its tokens.
     """
 
     forget: Tensor | None = None
     alternative: Tensor | None = None
     retain: Tensor | None = None
     ends: Tensor | None = None
-    target: Tensor | None = None
 
     def of_retained(self, which: Tensor, mask: Tensor) -> Tensor | None:
         """What is known of some rows that stay [B', P, V or d]: zero where nothing is predicted.
@@ -62,9 +60,8 @@ def make_reference(
     forget: Rows,
     retain: Rows | None,
     alternative: Rows | None,
-    oracle: nn.Module | None = None,
 ) -> Reference:
-    """Compute what ``objective`` needs of ``model``, and of ``oracle``, and write it to ``path``.
+    """Compute what ``objective`` needs of ``model`` and write it to ``path``.
 
     Size: m P V numbers of 4 bytes for retain = kl, d in place of V for RMU; a few bytes a record otherwise.
     """
@@ -90,10 +87,6 @@ def make_reference(
             ends.append(mask.sum(1).cpu())
         if parts:
             tensors |= {"retain": torch.cat(parts), "ends": torch.cat(ends).cumsum(0)}
-    if objective.needs_oracle and oracle is not None:
-        place = next(oracle.parameters()).device
-        with frozen(oracle):
-            tensors["target"] = torch.cat([predict(oracle, to_device(batch, place)).mean().cpu() for batch in forget])
     write_tensors(path, tensors)
     return read_reference(path)
 
@@ -102,5 +95,5 @@ def read_reference(path: Path) -> Reference:
     """What `make_reference` wrote; the rows that stay lie in the file, memory-mapped."""
     with safe_open(path, framework="pt") as file:
         names = set(file.keys())
-        found = {field.name: file.get_tensor(field.name) for field in fields(Reference) if field.name in names}
+        found = {name: file.get_tensor(name) for name in ("forget", "alternative", "retain", "ends") if name in names}
     return Reference(**found)

@@ -68,7 +68,7 @@ def unlearn(
         lr: learning rate.
         alternative: other answers to the records' questions, for the objectives that need them.
         refresh: renews the weights while it runs.
-        oracle: a model that never saw the records, for the objectives that need one.
+        oracle: a model that never saw the records, for the objectives that need one; beside the model in memory.
         fresh: a model of the same kind that was never trained; needed with ``kept`` below 1.
         kept: share of the model's weights that it starts with, beside those of ``fresh``, in (0, 1].
         schedule: of the learning rate.
@@ -92,14 +92,23 @@ def unlearn(
     held = retain if objective.retain != "none" else None
     # written before the first step, so that a resumed run does not take the model it has changed for the old one
     reference = (
-        read_reference(file)
-        if file.exists()
-        else make_reference(file, model, objective, forget, held, alternative, oracle)
+        read_reference(file) if file.exists() else make_reference(file, model, objective, forget, held, alternative)
     )
     if fresh is not None:
         shrink(model, fresh, kept)  # a resumed run takes its weights from where it was
     module = Unlearning(
-        model, objective, forget, retain, weights, reference, lr, alternative, refresh, schedule, retain_per_record
+        model,
+        objective,
+        forget,
+        retain,
+        weights,
+        reference,
+        lr,
+        alternative,
+        refresh,
+        schedule,
+        retain_per_record,
+        oracle if objective.needs_oracle else None,
     )
     result = train(module, Records(len(forget), forget.size, module.watched_rows), options, folder)
     return Unlearned(

@@ -34,7 +34,8 @@ class Step:
         reference: log-probability of each record under the model as it was [B]; None likewise.
         reference_alternative: that of the other answers [B].
         reference_retain: what `retain_reference` gave for the rows that stay, under the model as it was.
-        target: loss of each record under the oracle, a mean over its tokens [B]; None likewise.
+        oracle: a model that never saw the records; None likewise.
+        learned: which half of the records is learned again, bool [B]; None likewise.
     """
 
     forget: Batch
@@ -44,7 +45,8 @@ class Step:
     reference: Tensor | None = None
     reference_alternative: Tensor | None = None
     reference_retain: Tensor | None = None
-    target: Tensor | None = None
+    oracle: nn.Module | None = None
+    learned: Tensor | None = None
 
 
 class UnlearningObjective(ABC):

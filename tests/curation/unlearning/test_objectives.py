@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 
@@ -31,7 +32,7 @@ def setting(tmp_path_factory):
 def step_of(setting, objective) -> Step:
     before, _, forget, retain, other, folder = setting
     reference = make_reference(
-        folder / f"{type(objective).__name__}.safetensors", before, objective, forget, retain, other, oracle()
+        folder / f"{type(objective).__name__}.safetensors", before, objective, forget, retain, other
     )
     which = torch.tensor([4, 0])
     batch = retain.batch(which.tolist())
@@ -44,8 +45,12 @@ def step_of(setting, objective) -> Step:
         reference=reference.forget,
         reference_alternative=reference.alternative,
         reference_retain=reference.of_retained(which, mask),
-        target=reference.target,
+        oracle=oracle(),
+        learned=LEARNED,
     )
+
+
+LEARNED = torch.tensor([True, False, True, False])
 
 
 def oracle():
@@ -111,8 +116,8 @@ def by_hand(name, options, setting):
         ("simnpo", {"delta": 1.5, "gamma": 1.0}),
         ("dpo", {"beta": 0.5}),
         ("idk", {}),
-        ("oracle_matching", {"retain": "kl", "alpha": 2.0, "gamma": 0.5}),
-        ("oracle_matching", {"retain": "nll", "alpha": 1.0}),
+        ("oracle_matching", {"relearn": 0.0, "retain": "kl", "alpha": 2.0, "gamma": 0.5}),
+        ("oracle_matching", {"relearn": 0.0, "retain": "nll", "alpha": 1.0}),
     ],
 )
 def test_the_loss_is_its_formula(setting, name, options):
@@ -140,22 +145,55 @@ def test_a_step_against_the_gradient_forgets(setting, name):
 
 
 def test_an_oracle_is_matched_from_above_and_from_below(setting):
-    """Each record moves towards its own target, and one that is there feels nothing."""
-    objective = build_objective("oracle_matching", {"alpha": 0.0})
-    rows = setting[2].dataset.rows
-    losses = -torch.stack([mean(log_p(setting[1], row)) for row in rows]).detach()
-    for offset in (1.0, -1.0, 0.0):
-        model = Language(seed=5).double()
-        target = losses + offset * torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64)
-        objective.loss(model, replace(step_of(setting, objective), target=target)).backward()
+    """Its records move towards it, wherever they are, and feel nothing where they are there."""
+    objective = build_objective("oracle_matching", {"alpha": 0.0, "relearn": 0.0})
+    step, rows = step_of(setting, objective), setting[2].dataset.rows
+    wanted = -torch.stack([mean(log_p(step.oracle, row)) for row in rows]).detach()
+    model = Language(seed=5).double()
+    before = -torch.stack([mean(log_p(model, row)) for row in rows]).detach()
+    objective.loss(model, step).backward()
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.grad is not None:
+                p -= 0.01 * p.grad
+    after = -torch.stack([mean(log_p(model, row)) for row in rows]).detach()
+    assert ((wanted - after).square() * step.weights).sum() < ((wanted - before).square() * step.weights).sum()
+    assert objective.loss(step.oracle, step).item() == 0
+    with pytest.raises(ValueError, match="needs a model that never saw the records"):
+        objective.loss(model, replace(step, oracle=None))
+
+
+def test_an_oracle_is_matched_after_some_records_are_learned_again(setting):
+    """The records that are not learned, under both models after a signed step on those that are; gradients to first order."""
+    options = {"alpha": 0.0, "relearn": 2.0, "reach": 1e-3, "gamma": 0.5}
+    objective, without = (build_objective("oracle_matching", options | more) for more in ({}, {"relearn": 0.0}))
+    step, rows = step_of(setting, objective), setting[2].dataset.rows
+    again, asked = [rows[0], rows[2]], [rows[1], rows[3]]
+
+    def after_a_step(model):
+        """The losses of ``asked``, and the model they are of."""
+        changed = copy.deepcopy(model)
+        loss = mean([-mean(log_p(model, row)) for row in again])
+        gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
         with torch.no_grad():
-            for p in model.parameters():
-                if p.grad is not None:
-                    p -= 0.05 * p.grad
-        moved = float(-mean(log_p(model, rows[0])).detach() - losses[0])
-        assert np.sign(round(moved, 9)) == np.sign(offset)
-    with pytest.raises(ValueError, match="needs the records' losses under the oracle"):
-        objective.loss(setting[1], replace(step_of(setting, objective), target=None))
+            for p, g in zip(changed.parameters(), gradients, strict=True):
+                p -= 0 if g is None else 1e-3 * g.sign()
+        return torch.stack([-mean(log_p(changed, row)) for row in asked]), changed
+
+    now = Language(seed=5).double()
+    found, changed = after_a_step(now)
+    target = after_a_step(step.oracle)[0].detach()
+    wanted = 0.5 * 2.0 * (step.weights[[1, 3]] * (found - target) ** 2).mean()
+    extra = objective.loss(now, step) - without.loss(now, step)
+    torch.testing.assert_close(extra, wanted, rtol=1e-9, atol=1e-12)
+    theirs = torch.autograd.grad(wanted, list(changed.parameters()), allow_unused=True)
+    ours = torch.autograd.grad(extra, list(now.parameters()), allow_unused=True)
+    for mine, other in zip(ours, theirs, strict=True):
+        assert (mine is None) == (other is None)
+        if mine is not None:
+            torch.testing.assert_close(mine, other, rtol=1e-7, atol=1e-10)
+    with pytest.raises(CurationError, match="relearn must not be negative and reach above 0"):
+        build_objective("oracle_matching", {"relearn": -1.0})
 
 
 def test_rmu_steers_hidden_states(setting):

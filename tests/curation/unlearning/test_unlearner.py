@@ -104,7 +104,7 @@ def test_an_oracle_is_matched_record_by_record(known, tmp_path):
     oracle = relearned(Language(seed=4), replace(retain, size=18), steps=60, lr=1e-2)
     wanted = scan(oracle, forget).losses
     extra = {"oracle": oracle, "schedule": "cosine", "retain_per_record": 2}
-    model, done = run(known, tmp_path, "oracle_matching", {"alpha": 1.0}, epochs=25, lr=2e-2, **extra)
+    model, done = run(known, tmp_path, "oracle_matching", {"alpha": 1.0, "reach": 1e-3}, epochs=25, lr=2e-2, **extra)
     after = scan(model, forget).losses
     assert np.abs(after - wanted).max() < 0.25 * np.abs(scan(known[0], forget).losses - wanted).max()
     assert scan(model, retain).losses.mean() < 0.5 * scan(oracle, forget).losses.mean()
