@@ -96,11 +96,12 @@ class WeightsSection(Section):
 class UnlearnSection(Section):
     """How the records are unlearned."""
 
-    objective: Literal["ascent", "bounded_ascent", "difference", "npo", "simnpo", "dpo", "idk", "rmu", "newton"] = (
-        Field(
-            default="npo",
-            description="The loss of a step; newton: no steps, but one Newton step of a classifier's last layer away from them.",
-        )
+    objective: Literal[
+        "ascent", "bounded_ascent", "difference", "npo", "simnpo", "dpo", "idk", "rmu", "oracle_matching", "newton"
+    ] = Field(
+        default="npo",
+        description="The loss of a step; oracle_matching: towards a short training without the records; newton: no steps, but "
+        "one Newton step of a classifier's last layer away from them.",
     )
     options: Arguments = Field(
         default_factory=dict,
@@ -108,10 +109,24 @@ class UnlearnSection(Section):
     )
     lr: PositiveFloat = Field(default=5e-4, description="Learning rate of AdamW.")
     max_epochs: int = Field(default=20, ge=1, description="Passes over the records.")
-    batch_size: int = Field(default=16, ge=1, description="Records in a step, with as many rows that stay.")
+    batch_size: int = Field(default=16, ge=1, description="Records in a step, beside rows that stay.")
     seed: int = Field(default=0, ge=0, description="Of the order of rows, and of random weights.")
     retain_rows: int | None = Field(
         default=None, ge=1, description="Rows that stay a step chooses among, evenly spaced; empty: all."
+    )
+    retain_per_record: int = Field(default=1, ge=1, description="Rows that stay in a step, for each record in it.")
+    schedule: Literal["constant", "cosine"] = Field(
+        default="constant", description="Of the learning rate; cosine brings it to zero."
+    )
+    kept: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Share of the weights to start with, the rest is fresh: less than 1 leaves less that learning some of the "
+        "records again would bring back.",
+    )
+    oracle_epochs: int | None = Field(
+        default=None, ge=1, description="Passes of oracle_matching's training; empty: half of train.max_epochs."
     )
     alternative: str = Field(
         default="I don't know.",
@@ -123,7 +138,7 @@ class UnlearnSection(Section):
         """What a Newton step has no use for."""
         if self.objective != "newton":
             return []
-        idle = ("lr", "max_epochs", "retain_rows", "alternative")
+        idle = ("lr", "max_epochs", "retain_rows", "alternative", "schedule", "kept", "retain_per_record")
         given = [f"unlearn.{name}" for name in idle if name in self.model_fields_set]
         found = [f"{', '.join(given)}: newton is one step over all rows that stay; leave them out"] * bool(given)
         if weights.method != "uniform":
@@ -138,9 +153,16 @@ class VerifySection(Section):
 
     seeds: int = Field(default=3, ge=2, description="Models trained without the records, to compare with.")
     tolerance: float = Field(
-        default=5.0,
+        default=6.0,
         gt=0,
         description="Largest gap of a record's loss to theirs that counts as none, in standard deviations between seeds.",
+    )
+    retain_drop: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="How far the share of rows that stay which are answered exactly, and the mean probability of their "
+        "answers, may lie below theirs.",
     )
     retain_rows: int = Field(default=64, ge=1, description="Rows that stay that are measured, evenly spaced.")
     batch_size: int = Field(default=32, ge=1, description="Rows of one forward pass.")

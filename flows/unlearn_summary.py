@@ -88,6 +88,7 @@ def summarise(
         **{key: checked.get(key) for key in MEASURED},
         "passed": checked.get("passed"),
         "verdict_unlearned": stages["verify"].values["verdict"] if "verify" in stages else None,
+        "failures": stages["verify"].values["failures"] if "verify" in stages else [],
         "tier": tier,
         "purge": None,
         "approval": approval,
@@ -133,6 +134,7 @@ def closing_table(summary: Mapping[str, Any], console: Console) -> None:
             shares = (100 * summary[f"{kind}_exact_{when}"] for when in ("before", "after"))
             lines.append((title, "{:.1f} % before, {:.1f} % after".format(*shares)))
         lines.append(("Verdict", f"{summary['verdict']}: {VERDICTS[summary['verdict']]}"))
+    lines += [("Failed check", failure) for failure in summary["failures"]]
     if summary["tier"] is not None:
         lines.append(("Tier", f"{summary['tier']}, {TIERS[summary['tier']]}"))
     if summary["purge"] is not None:

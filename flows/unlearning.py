@@ -160,6 +160,7 @@ class UnlearnRun(EndingRun):
             checkpoint=checkpoint_of(model),
             records=str(records.files["records"]),
             weights_file=str(weights.files["weights"]),
+            without=str(records.files["decisions"]),
         )
         for warning in done.values["warnings"]:
             self.screen.line(f"warning: {warning}")
@@ -227,6 +228,8 @@ class UnlearnRun(EndingRun):
     def _retrained(self, failed: Checked) -> Checked:
         """The first of the models trained without the records, compared with the others, in place of one that failed."""
         verdict = failed.verified.values["verdict"]
+        for failure in failed.verified.values["failures"]:
+            self.screen.line(f"check failed: {failure}")
         self.screen.line(f"the checks failed ({verdict}): the model trained without the records is taken")
         chosen, *others = failed.references
         self.advance("retrained", {"model": chosen.digest, "verdict": verdict})

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from lorif_core.objectives import Batch, to_device
 
 logger = logging.getLogger(__name__)
 
+Schedule = Literal["constant", "cosine"]
 WATCHED = 64
 """Rows that stay whose loss is followed."""
 
@@ -47,7 +48,7 @@ class Refresh:
 
 
 class Unlearning(LightningModule):
-    """One step: a batch of records, each with its weight, beside as many random rows that stay.
+    """One step: a batch of records, each with its weight, beside random rows that stay.
 
     Args:
         model: changed in place.
@@ -59,6 +60,9 @@ class Unlearning(LightningModule):
         lr: learning rate of AdamW, without weight decay: what stays is to stay.
         alternative: another answer to each record's question, where the objective needs it.
         refresh: how the weights are renewed; None: they stay.
+        schedule: ``"constant"``, or ``"cosine"`` to bring the learning rate to zero over the planned optimizer steps.
+        retain_per_record: rows that stay in a step, for each record in it.
+        oracle: a model that never saw the records, where the objective needs one; no part of this module.
 
     Attributes:
         curve: at the start and after each epoch, ``step``, ``forget_loss`` and ``retain_loss`` (of `WATCHED` rows), nats a token.
@@ -78,12 +82,16 @@ class Unlearning(LightningModule):
         lr: float,
         alternative: Rows | None = None,
         refresh: Refresh | None = None,
+        schedule: Schedule = "constant",
+        retain_per_record: int = 1,
+        oracle: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.model, self.objective, self.reference = model, objective, reference
         self.forget_rows, self.retain_rows, self.alternative_rows = forget, retain, alternative
         self.watched_rows = replace(retain, positions=evenly_spaced(retain.positions, WATCHED))
-        self.refresh, self._lr = refresh, lr
+        self.refresh, self._lr, self._schedule, self._retain_per_record = refresh, lr, schedule, retain_per_record
+        self._oracle = None if oracle is None else (oracle.eval(),)  # in a tuple, out of checkpoints and optimizer
         self.curve: list[dict[str, float]] = []
         self.register_buffer("weights", torch.from_numpy(weights.values).float())
         self.save_hyperparameters({"objective": repr(objective), "lr": lr, "weights": weights.values.tolist()})
@@ -93,7 +101,7 @@ class Unlearning(LightningModule):
         return self.model(*args, **kwargs)
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        """The objective's loss of the records numbered ``batch[0]`` [B] and of B random rows that stay."""
+        """The objective's loss of the records numbered ``batch[0]`` [B] and of random rows that stay."""
         if self.refresh is not None and self.global_step and self.global_step % self.refresh.every == 0:
             self._renew(self.refresh)
         which = batch[0].cpu()
@@ -124,9 +132,14 @@ class Unlearning(LightningModule):
         """Go on with the curve."""
         self.curve = checkpoint["curve"]
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW over what requires a gradient."""
-        return torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=self._lr, weight_decay=0.0)
+    def configure_optimizers(self) -> Any:
+        """AdamW over what requires a gradient, with the schedule."""
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=self._lr, weight_decay=0.0)
+        if self._schedule == "constant":
+            return optimizer
+        falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": falling, "interval": "step"}}
 
     def losses(self, rows: Rows) -> Tensor:
         """Loss of each row [rows], a mean over its tokens, on the CPU."""
@@ -135,7 +148,8 @@ class Unlearning(LightningModule):
 
     def _step(self, which: Tensor) -> Step:
         reference, records = self.reference, which.tolist()
-        staying = torch.randint(len(self.retain_rows), (len(which),))  # of the epoch's own seed
+        count = len(which) * self._retain_per_record
+        staying = torch.randint(len(self.retain_rows), (count,))  # of the epoch's own seed
         retain = self._placed(self.retain_rows.batch(staying.tolist())) if self.objective.retain != "none" else None
         known = None
         if retain is not None and reference.retain is not None:
@@ -149,6 +163,8 @@ class Unlearning(LightningModule):
             reference=None if reference.forget is None else self._placed(reference.forget[which]),
             reference_alternative=None if reference.alternative is None else self._placed(reference.alternative[which]),
             reference_retain=known,
+            oracle=None if self._oracle is None else self._oracle[0].to(self.device),
+            learned=None if self._oracle is None else self._placed(torch.randperm(len(which)) < len(which) // 2),
         )
 
     def _note(self) -> Tensor:

@@ -14,7 +14,7 @@ from curation.data import ExampleData
 from curation.data.questions import Questions
 from curation.errors import DataError
 from curation.models.checkpoints import read_checkpoint, write_checkpoint
-from curation.training import TrainOptions
+from curation.training import TrainOptions, train
 from curation.unlearning.changes import Changes
 from curation.unlearning.module import Refresh, evenly_spaced
 from curation.unlearning.newton_head import NEWTON, NewtonOptions, unlearn_head
@@ -24,13 +24,16 @@ from curation.unlearning.unlearner import REFERENCE, unlearn
 from curation.unlearning.ways import Aligner
 from flows.environment import threads_default
 from flows.files import write_json
-from flows.stages.common import Arguments, Output, Progress, open_data, trained_model
+from flows.stages.common import Arguments, Output, Progress, new_model, open_data, trained_model
 from flows.stages.weighing import read_weights, split_rows
 
 RENEW_EVERY = 10
 RENEWED_BY = 32
 """Rows that stay whose mean gradient weights are renewed by, evenly spaced."""
 CHECKPOINT = "unlearned.ckpt"
+ORACLE = "oracle"
+APART, FRESH = 1000, 2000
+"""Added to the seed, for the oracle and for fresh weights: the models that verification compares with are of other seeds."""
 
 
 def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
@@ -59,6 +62,8 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
         threads=threads_default(),
         progress=False,
     )
+    oracle = _oracle(arguments, data, folder) if objective.needs_oracle else None
+    fresh = new_model(arguments, data, seed=FRESH + options["seed"]) if options["kept"] < 1 else None
     found = unlearn(
         model,
         objective,
@@ -70,6 +75,11 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
         lr=options["lr"],
         alternative=_alternative(data, forget, options["alternative"]) if objective.needs_alternative else None,
         refresh=_refresh(arguments["weights"], forget, retain),
+        oracle=oracle,
+        fresh=fresh,
+        kept=options["kept"],
+        schedule=options["schedule"],
+        retain_per_record=options["retain_per_record"],
     )
     nothing: dict[str, Any] = {"newton": None, "warnings": []}
     weights = found.weights.tolist()
@@ -94,7 +104,21 @@ def _written(
     values |= {"changed": changes.changed, "tensors": changes.tensors, "norm": changes.norm, "seconds": seconds}
     files = {"checkpoint": CHECKPOINT, "course": "course.json"}
     # model.ckpt is of the module that unlearns, its reference holds log-probabilities of the records.
-    return Output(values, files, spent=("last.ckpt", "model.ckpt", REFERENCE))
+    return Output(
+        values, files, spent=("last.ckpt", "model.ckpt", REFERENCE, f"{ORACLE}/last.ckpt", f"{ORACLE}/model.ckpt")
+    )
+
+
+def _oracle(arguments: Arguments, data: ExampleData, folder: Path) -> nn.Module:
+    """A model trained without the records, for a part of the passes."""
+    options, train_options = arguments["unlearn"], arguments["train"]
+    seed, passes = APART + options["seed"], options["oracle_epochs"] or -(-train_options["max_epochs"] // 2)
+    oracle = new_model(arguments, data, seed=seed)
+    chosen = TrainOptions(
+        **train_options | {"max_epochs": passes, "seed": seed}, threads=threads_default(), progress=False
+    )
+    train(oracle, data.edited(pl.read_parquet(arguments["without"])), chosen, folder / ORACLE)
+    return oracle
 
 
 def _refresh(options: dict[str, Any], forget: Rows, retain: Rows) -> Refresh | None:

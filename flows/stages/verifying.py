@@ -19,9 +19,9 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     """Compare the model in ``checkpoint_after`` with those in ``references``, and with itself before (``checkpoint``).
 
     Returns:
-        ``values``: ``verdict`` (of the worst record), ``passed``, ``forget_exact_before``, ``forget_exact_after``,
-        ``retain_exact_before``, ``retain_exact_after``; files ``assessment`` (JSON: all that was measured, and ``changes`` of
-        the weights) and ``verdicts`` (a row a record, losses in nats a token).
+        ``values``: ``verdict`` (of the worst record), ``passed``, ``failures`` (a sentence each), ``forget_exact_before``,
+        ``forget_exact_after``, ``retain_exact_before``, ``retain_exact_after``; files ``assessment`` (JSON: all that was
+        measured, and ``changes`` of the weights) and ``verdicts`` (a row a record, losses in nats a token).
     """
     data, options = open_data(arguments), arguments["verify"]
     ids = pl.read_parquet(arguments["records"])["example_id"]
@@ -34,6 +34,7 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
         quantise=tuple(options["quantise"]),
         relearn_steps=options["relearn_steps"],
         relearn_lr=options["relearn_lr"],
+        retain_drop=options["retain_drop"],
         seed=arguments["unlearn"]["seed"],
     )
     found = assess(before, after, retrained, records, chosen)
@@ -45,6 +46,7 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     values = {
         "verdict": found.verdict,
         "passed": found.passed,
+        "failures": found.failures,
         "forget_exact_before": first.exact_forget,
         "forget_exact_after": last.exact_forget,
         "retain_exact_before": first.exact_retain,

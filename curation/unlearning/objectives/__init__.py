@@ -14,6 +14,7 @@ from curation.unlearning.objectives.difference import Difference
 from curation.unlearning.objectives.dpo import DPO
 from curation.unlearning.objectives.idk import IDK
 from curation.unlearning.objectives.npo import NPO
+from curation.unlearning.objectives.oracle_matching import OracleMatching
 from curation.unlearning.objectives.rmu import RMU
 from curation.unlearning.objectives.simnpo import SimNPO
 
@@ -26,6 +27,7 @@ __all__ = [
     "Ascent",
     "BoundedAscent",
     "Difference",
+    "OracleMatching",
     "Retain",
     "SimNPO",
     "Step",
@@ -45,6 +47,7 @@ OBJECTIVES: dict[str, type[UnlearningObjective]] = {
     "dpo": DPO,
     "idk": IDK,
     "rmu": RMU,
+    "oracle_matching": OracleMatching,
 }
 
 

@@ -34,6 +34,8 @@ class Step:
         reference: log-probability of each record under the model as it was [B]; None likewise.
         reference_alternative: that of the other answers [B].
         reference_retain: what `retain_reference` gave for the rows that stay, under the model as it was.
+        oracle: a model that never saw the records; None likewise.
+        learned: which half of the records is learned again, bool [B]; None likewise.
     """
 
     forget: Batch
@@ -43,6 +45,8 @@ class Step:
     reference: Tensor | None = None
     reference_alternative: Tensor | None = None
     reference_retain: Tensor | None = None
+    oracle: nn.Module | None = None
+    learned: Tensor | None = None
 
 
 class UnlearningObjective(ABC):
@@ -61,6 +65,8 @@ class UnlearningObjective(ABC):
     """Of the records, under the model as it was."""
     needs_alternative: ClassVar[bool] = False
     """Another answer to each record's question."""
+    needs_oracle: ClassVar[bool] = False
+    """A model that never saw the records."""
 
     @abstractmethod
     def forget_losses(self, model: nn.Module, step: Step) -> Tensor:

@@ -23,8 +23,9 @@ from curation.unlearning.verification.plain import plain
 from curation.unlearning.verification.quantisation import quantised
 from curation.unlearning.verification.records import Records
 from curation.unlearning.verification.relearning import losses_after_relearning
+from curation.unlearning.verification.retained import Kept, kept
 from curation.unlearning.verification.scan import scan
-from curation.unlearning.verification.verdicts import Probe, Verdict, Verdicts, judge
+from curation.unlearning.verification.verdicts import TOLERANCE, WORST_FIRST, Probe, Verdict, Verdicts, judge
 
 WORST_RETAINED = 10
 """Retained rows told as the ones that suffered most."""
@@ -44,13 +45,16 @@ class AssessmentOptions:
         relearn_steps: optimizer steps on one half of the records before the other half is asked for; 0: not done. One
             record alone has no halves.
         relearn_lr: learning rate of these.
+        retain_drop: how far the share of the rows that stay which are answered exactly, and the mean probability of their
+            answers, may lie below the retrained models', in [0, 1].
         seed: of the halves and of the batches.
     """
 
-    tolerance: float = 5.0
+    tolerance: float = TOLERANCE
     quantise: tuple[int, ...] = (8, 4)
     relearn_steps: int = 5
     relearn_lr: float = 1e-3
+    retain_drop: float = 0.1
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -68,6 +72,8 @@ class AssessmentOptions:
             problems.append(
                 f"relearn_steps must not be negative and relearn_lr above 0, got {self.relearn_steps} and {self.relearn_lr}"
             )
+        if not 0 <= self.retain_drop <= 1:
+            problems.append(f"retain_drop must be a share from 0 to 1, got {self.retain_drop}")
         if problems:
             raise ValueError("assessment: " + "; ".join(problems))
 
@@ -79,6 +85,7 @@ class Assessment:
     Attributes:
         panels: "before", "after", "retrained_0", ...; each against retrained_0, itself against none.
         verdicts: of each record, in the order of the records.
+        kept: what is left of the rows that stay.
         tests: of the records together, with p-values corrected for their number.
         gaps: metric -> how far it is from that of the retrained models, in standard deviations between seeds; empty with
             fewer than two of them.
@@ -92,6 +99,7 @@ class Assessment:
 
     panels: dict[str, Panel]
     verdicts: Verdicts
+    kept: list[Kept]
     tests: list[Test]
     gaps: dict[str, float]
     forget_quality: list[ForgetQuality]
@@ -101,9 +109,32 @@ class Assessment:
     options: AssessmentOptions
 
     @property
+    def failures(self) -> list[str]:
+        """The checks that failed, each with how far; no record is named.
+
+        There are two: every record was shown to be treated as by models that never saw it, and what stays was kept.
+        """
+        found = []
+        if not self.verdicts.shown:
+            gap, probe = self.verdicts.farthest
+            others = [each for each in self.verdicts.verdicts if each != "CONSISTENT_WITH_RETRAIN"]
+            counts = ", ".join(f"{others.count(each)} {each}" for each in WORST_FIRST if each in others)
+            found.append(
+                f"records: {counts} of {len(self.verdicts.verdicts)}; the farthest gap is {gap:.1f} seed sds ({probe}), "
+                f"{self.verdicts.margins[probe]:.1f} are allowed"
+            )
+        found += [
+            f"retained: {each.figure} {each.after:.3f} is {each.drop:.3f} below the retrained models' {each.retrained:.3f}, "
+            f"{each.allowed:g} is allowed"
+            for each in self.kept
+            if not each.passed
+        ]
+        return found
+
+    @property
     def passed(self) -> bool:
-        """Whether every record was shown to be treated as by models that never saw it."""
-        return self.verdicts.worst == "CONSISTENT_WITH_RETRAIN"
+        """Whether no check failed."""
+        return not self.failures
 
     @property
     def verdict(self) -> Verdict:
@@ -116,6 +147,8 @@ class Assessment:
             {
                 "verdict": self.verdict,
                 "passed": self.passed,
+                "failures": self.failures,
+                "kept": [asdict(each) for each in self.kept],
                 "verdicts": self.verdicts.verdicts,
                 "record_gaps": self.verdicts.gaps,
                 "allowed_gaps": self.verdicts.margins,
@@ -166,6 +199,7 @@ def assess(
     return Assessment(
         panels,
         verdicts,
+        kept(panels["before"], found, references, options.retain_drop),
         comparisons(found, references, quality, null, verdicts, options.seed),
         _gaps(found, references),
         quality,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -43,7 +45,16 @@ def step_of(setting, objective) -> Step:
         reference=reference.forget,
         reference_alternative=reference.alternative,
         reference_retain=reference.of_retained(which, mask),
+        oracle=oracle(),
+        learned=LEARNED,
     )
+
+
+LEARNED = torch.tensor([True, False, True, False])
+
+
+def oracle():
+    return Language(seed=9).double()
 
 
 def mean(values):
@@ -75,6 +86,9 @@ def by_hand(name, options, setting):
         ratio = total - sum(log_p(before, row))
         ratio_other = sum(log_p(now, alternative)) - sum(log_p(before, alternative))
         beta = options.get("beta", {"npo": 0.1, "simnpo": 4.5, "dpo": 0.1}.get(name))
+        if name == "oracle_matching":
+            terms.append(weight * (nll + mean(log_p(oracle(), row)).detach()) ** 2)
+            continue
         terms.append(weight * forget_term(name, options, beta, nll, ratio, ratio_other, -mean(log_p(now, alternative))))
     gamma = options.get("gamma", 0.125 if name == "simnpo" else 1.0)
     found = gamma * mean(terms)
@@ -102,6 +116,8 @@ def by_hand(name, options, setting):
         ("simnpo", {"delta": 1.5, "gamma": 1.0}),
         ("dpo", {"beta": 0.5}),
         ("idk", {}),
+        ("oracle_matching", {"relearn": 0.0, "retain": "kl", "alpha": 2.0, "gamma": 0.5}),
+        ("oracle_matching", {"relearn": 0.0, "retain": "nll", "alpha": 1.0}),
     ],
 )
 def test_the_loss_is_its_formula(setting, name, options):
@@ -110,7 +126,9 @@ def test_the_loss_is_its_formula(setting, name, options):
     torch.testing.assert_close(found, by_hand(name, options, setting).detach(), rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name not in ("rmu", "idk", "dpo", "ascent")])
+@pytest.mark.parametrize(
+    "name", [name for name in OBJECTIVES if name not in ("rmu", "idk", "dpo", "ascent", "oracle_matching")]
+)
 def test_a_step_against_the_gradient_forgets(setting, name):
     """Every objective but those that only teach another answer raises the records' loss where it alone counts."""
     objective = build_objective(name, {"alpha": 0.0} | ({"bound": 9.0} if name == "bounded_ascent" else {}))
@@ -124,6 +142,58 @@ def test_a_step_against_the_gradient_forgets(setting, name):
                 p -= 0.05 * p.grad
     after = [-float(mean(log_p(model, row)).detach()) for row in setting[2].dataset.rows]
     assert np.dot(step.weights, np.array(after) - before) > 0
+
+
+def test_an_oracle_is_matched_from_above_and_from_below(setting):
+    """Its records move towards it, wherever they are, and feel nothing where they are there."""
+    objective = build_objective("oracle_matching", {"alpha": 0.0, "relearn": 0.0})
+    step, rows = step_of(setting, objective), setting[2].dataset.rows
+    wanted = -torch.stack([mean(log_p(step.oracle, row)) for row in rows]).detach()
+    model = Language(seed=5).double()
+    before = -torch.stack([mean(log_p(model, row)) for row in rows]).detach()
+    objective.loss(model, step).backward()
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.grad is not None:
+                p -= 0.01 * p.grad
+    after = -torch.stack([mean(log_p(model, row)) for row in rows]).detach()
+    assert ((wanted - after).square() * step.weights).sum() < ((wanted - before).square() * step.weights).sum()
+    assert objective.loss(step.oracle, step).item() == 0
+    with pytest.raises(ValueError, match="needs a model that never saw the records"):
+        objective.loss(model, replace(step, oracle=None))
+
+
+def test_an_oracle_is_matched_after_some_records_are_learned_again(setting):
+    """The records that are not learned, under both models after a signed step on those that are; gradients to first order."""
+    options = {"alpha": 0.0, "relearn": 2.0, "reach": 1e-3, "gamma": 0.5}
+    objective, without = (build_objective("oracle_matching", options | more) for more in ({}, {"relearn": 0.0}))
+    step, rows = step_of(setting, objective), setting[2].dataset.rows
+    again, asked = [rows[0], rows[2]], [rows[1], rows[3]]
+
+    def after_a_step(model):
+        """The losses of ``asked``, and the model they are of."""
+        changed = copy.deepcopy(model)
+        loss = mean([-mean(log_p(model, row)) for row in again])
+        gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+        with torch.no_grad():
+            for p, g in zip(changed.parameters(), gradients, strict=True):
+                p -= 0 if g is None else 1e-3 * g.sign()
+        return torch.stack([-mean(log_p(changed, row)) for row in asked]), changed
+
+    now = Language(seed=5).double()
+    found, changed = after_a_step(now)
+    target = after_a_step(step.oracle)[0].detach()
+    wanted = 0.5 * 2.0 * (step.weights[[1, 3]] * (found - target) ** 2).mean()
+    extra = objective.loss(now, step) - without.loss(now, step)
+    torch.testing.assert_close(extra, wanted, rtol=1e-9, atol=1e-12)
+    theirs = torch.autograd.grad(wanted, list(changed.parameters()), allow_unused=True)
+    ours = torch.autograd.grad(extra, list(now.parameters()), allow_unused=True)
+    for mine, other in zip(ours, theirs, strict=True):
+        assert (mine is None) == (other is None)
+        if mine is not None:
+            torch.testing.assert_close(mine, other, rtol=1e-7, atol=1e-10)
+    with pytest.raises(CurationError, match="relearn must not be negative and reach above 0"):
+        build_objective("oracle_matching", {"relearn": -1.0})
 
 
 def test_rmu_steers_hidden_states(setting):

@@ -14,6 +14,7 @@ from curation.unlearning.alignment import by_two_forwards
 from curation.unlearning.module import Refresh, Unlearning
 from curation.unlearning.objectives import build_objective
 from curation.unlearning.rows import Rows
+from curation.unlearning.shrinking import shrink
 from curation.unlearning.unlearner import unlearn
 from curation.unlearning.verification.relearning import part, relearned
 from curation.unlearning.verification.scan import scan
@@ -96,6 +97,38 @@ def test_another_answer_can_be_taught(known, tmp_path, name):
     assert scan(model, other).losses.mean() < scan(known[0], other).losses.mean() - 0.5
     with pytest.raises(ValueError, match="needs another answer to each of the 6 records"):
         run(known, tmp_path / "without", name)
+
+
+def test_an_oracle_is_matched_record_by_record(known, tmp_path):
+    _, forget, retain = known
+    oracle = relearned(Language(seed=4), replace(retain, size=18), steps=60, lr=1e-2)
+    wanted = scan(oracle, forget).losses
+    extra = {"oracle": oracle, "schedule": "cosine", "retain_per_record": 2}
+    model, done = run(known, tmp_path, "oracle_matching", {"alpha": 1.0, "reach": 1e-3}, epochs=25, lr=2e-2, **extra)
+    after = scan(model, forget).losses
+    assert np.abs(after - wanted).max() < 0.25 * np.abs(scan(known[0], forget).losses - wanted).max()
+    assert scan(model, retain).losses.mean() < 0.5 * scan(oracle, forget).losses.mean()
+    assert done.curve[-1]["forget_loss"] == pytest.approx(after.mean(), rel=1e-4)
+    with pytest.raises(ValueError, match="needs a model that never saw the records"):
+        run(known, tmp_path / "without", "oracle_matching")
+
+
+def test_it_can_start_on_the_way_back_to_fresh_weights(known, tmp_path):
+    """With no step worth the name it ends where it started, at the share of the weights that was kept."""
+    fresh = Language(seed=6)
+    model, _ = run(known, tmp_path, lr=1e-12, epochs=1, fresh=fresh, kept=0.75)
+    for found, old, new in zip(model.parameters(), known[0].parameters(), fresh.parameters(), strict=True):
+        torch.testing.assert_close(found, 0.75 * old + 0.25 * new, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="a fresh model is needed for the rest"):
+        run(known, tmp_path / "a", kept=0.5)
+    with pytest.raises(ValueError, match="kept: expected a share above 0"):
+        shrink(Language(), fresh, 0.0)
+    with pytest.raises(ValueError, match="of another kind: 7 parameters do not fit"):
+        shrink(Language(), torch.nn.Linear(2, 2), 0.5)
+    held = Language()
+    held.head.requires_grad_(False)
+    shrink(held, fresh, 0.5)
+    assert torch.equal(held.head.weight, Language().head.weight)
 
 
 def test_interrupted_it_goes_on_to_the_same_weights(known, tmp_path, monkeypatch):

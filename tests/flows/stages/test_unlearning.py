@@ -136,6 +136,25 @@ def test_a_model_unlearns_and_loads_as_its_own(tmp_path: Path) -> None:
     before, after = (trained_model(job, data, path) for path in (trained, aside / done.files["checkpoint"]))
     assert type(before) is type(after)
     assert any((a != b).any() for a, b in zip(before.parameters(), after.parameters(), strict=True))
+    # towards a short training without them, which leaves nothing behind but what was learned of it
+    job["unlearn"] |= {
+        "objective": "oracle_matching",
+        "options": {},
+        "oracle_epochs": 1,
+        "kept": 0.9,
+        "schedule": "cosine",
+    }
+    without = str(tmp_path / resolving.run(job, tmp_path, ignore).files["decisions"])
+    towards = tmp_path / "towards"
+    towards.mkdir()
+    found = unlearning.run(
+        job | {"weights_file": str(tmp_path / "weights.parquet"), "without": without}, towards, ignore
+    )
+    assert found.values["changed"] == found.values["tensors"]
+    assert {str(path.relative_to(towards)) for path in towards.rglob("*.ckpt")} == {
+        found.files["checkpoint"],
+        *found.spent,
+    } - {"reference.safetensors"}
 
 
 def test_a_classifier_unlearns_by_a_newton_step_of_its_head_alone(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -28,6 +28,7 @@ from curation.unlearning.verification.reference_logs import (
     read_reference_logs,
 )
 from curation.unlearning.verification.relearning import relearned
+from curation.unlearning.verification.retained import kept
 from curation.unlearning.verification.scan import scan
 from tests.curation.data.builders import feature_frame, write
 
@@ -113,6 +114,8 @@ def test_a_model_that_was_retrained_from_another_seed_is_not_taken_for_one_that_
 def test_an_unchanged_model_is_residual(unchanged):
     assert unchanged.verdicts.verdicts == ["RESIDUAL"] * 7
     assert not unchanged.passed
+    (failure,) = unchanged.failures  # what stays is all there
+    assert failure.startswith("records: 7 RESIDUAL of 7; the farthest gap is -")
     before, after = unchanged.panels["before"], unchanged.panels["after"]
     assert after.exact_forget == before.exact_forget == after.exact_retain == 1
     assert unchanged.panels["retrained_0"].exact_forget == 0
@@ -132,6 +135,30 @@ def test_noise_is_over_unlearned_and_what_it_spoilt_is_told(world):
     assert world.data.train_ids()[position] == name
     assert after > before + 3
     assert found.panels["after"].metrics["model_utility"]["agg_value"] < 0.2
+    records, *lost = found.failures
+    assert records.startswith("records: ") and "OVER_UNLEARNED of 7; the farthest gap is " in records
+    assert lost[0] == "retained: exact 0.000 is 1.000 below the retrained models' 1.000, 0.1 is allowed"
+    assert lost[1].startswith("retained: probability 0.00")
+    assert found.to_json()["failures"] == found.failures
+
+
+def test_what_stays_is_to_be_kept_whatever_is_found_of_the_records(world, another):
+    """Figures that retrained models set; forgetting all of it is not passed, keeping more than they is."""
+    shown = replace(
+        another.verdicts, verdicts=["CONSISTENT_WITH_RETRAIN"] * 7, margins=dict.fromkeys(another.verdicts.gaps, 99.0)
+    )
+    assert replace(another, verdicts=shown).passed
+    panels = another.panels
+    references = [panel for name, panel in panels.items() if name.startswith("retrained")]
+    spoilt = replace(panels["after"], exact_retain=0.85, losses_retain=panels["after"].losses_retain + 0.05)
+    lost = kept(panels["before"], spoilt, references, 0.1)
+    assert [each.passed for each in lost] == [False, True]
+    assert lost[1].after == pytest.approx(np.exp(-spoilt.losses_retain).mean())
+    failed = replace(another, verdicts=shown, kept=lost)
+    assert failed.failures == ["retained: exact 0.850 is 0.150 below the retrained models' 1.000, 0.1 is allowed"]
+    assert not failed.passed and failed.verdict == "CONSISTENT_WITH_RETRAIN"
+    weak = [replace(panel, exact_retain=0.8) for panel in references]
+    assert all(each.passed for each in kept(panels["before"], spoilt, weak, 0.0)[:1])
 
 
 def test_refusing_is_not_forgetting(world):
@@ -238,8 +265,8 @@ def test_one_retrained_model_cannot_show_anything(world):
 
 
 def test_wrong_options_are_told_at_once(world):
-    with pytest.raises(ValueError, match=r"tolerance .* quantise .* relearn_steps"):
-        AssessmentOptions(tolerance=0, quantise=(16,), relearn_steps=-1)
+    with pytest.raises(ValueError, match=r"tolerance .* quantise .* relearn_steps .* retain_drop"):
+        AssessmentOptions(tolerance=0, quantise=(16,), relearn_steps=-1, retain_drop=2)
     with pytest.raises(ValueError, match="at least one model retrained"):
         assess(world.before, world.before, [], world.records, OPTIONS)
 

@@ -83,10 +83,27 @@ def test_a_record_that_was_not_known_shows_nothing():
     assert found.worst == "NO_BASELINE"
 
 
+def test_a_record_that_was_not_known_does_not_stand_in_the_way_of_those_that_were():
+    retrained, another, before = world(0)
+    before = np.where(np.arange(N) == 3, another, before)
+    found = judge({"direct": Probe(another, retrained, before)}, TOLERANCE)
+    assert found.shown
+    assert not judge({"direct": Probe(before, retrained, before)}, TOLERANCE).shown
+    # where nothing was known, an unchanged model would look the same
+    assert not judge({"direct": Probe(another, retrained, another)}, TOLERANCE).shown
+    # nor may a record that was not known be out of bounds by any probe
+    hidden = Probe(np.where(np.arange(N) == 3, 0.01, another), retrained)
+    both = judge({"direct": Probe(another, retrained, before), "relearned": hidden}, TOLERANCE)
+    assert both.verdicts[3] == "NO_BASELINE" and not both.shown
+    gap, probe = both.farthest
+    assert probe == "relearned" and gap == both.gaps["relearned"][3]
+
+
 def test_too_few_seeds_cannot_show_anything():
     retrained, another, before = world(0)
     assert judge({"direct": Probe(another, retrained[:1], before)}, TOLERANCE).worst == "UNTESTABLE"
     assert judge({"direct": Probe(another, retrained[:2], before)}, 1.0).worst == "UNTESTABLE"
+    assert not judge({"direct": Probe(another, retrained[:1], before)}, TOLERANCE).shown
 
 
 def test_wrong_arguments_are_told():

@@ -1,0 +1,62 @@
+"""Whether what stays is kept: a model that forgot everything has forgotten the records, too.
+
+A model retrained without the records shows how much of the rest can be kept, so that its figures, not those of the model as
+it was, are what an unlearned model must come near. One-sided: to keep more than they is no failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from curation.unlearning.verification.memorisation import probability
+from curation.unlearning.verification.panel import Panel
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One figure of the rows that stay, each a share in [0, 1].
+
+    Attributes:
+        figure: ``exact`` (answers given token for token; a classifier's accuracy), or ``probability`` (of the right answer,
+            geometric mean over its tokens, mean over rows).
+        before: of the model as it was.
+        after: of the unlearned model.
+        retrained: mean over the retrained models.
+        allowed: how far ``after`` may lie below ``retrained``, declared before the run.
+    """
+
+    figure: str
+    before: float
+    after: float
+    retrained: float
+    allowed: float
+
+    @property
+    def drop(self) -> float:
+        """How far below the retrained models the unlearned one is; negative: above them."""
+        return self.retrained - self.after
+
+    @property
+    def passed(self) -> bool:
+        """Whether no more was lost than allowed."""
+        return self.drop <= self.allowed
+
+
+def kept(before: Panel, after: Panel, references: Sequence[Panel], allowed: float) -> list[Kept]:
+    """Both figures of the rows that stay, under the model before and after, and under at least one retrained one."""
+    found = []
+    for name, figure in (("exact", _exact), ("probability", _probability)):
+        retrained = float(np.mean([figure(panel) for panel in references]))
+        found.append(Kept(name, figure(before), figure(after), retrained, allowed))
+    return found
+
+
+def _exact(panel: Panel) -> float:
+    return panel.exact_retain
+
+
+def _probability(panel: Panel) -> float:
+    return float(probability(panel.losses_retain).mean())
