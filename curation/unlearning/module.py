@@ -21,7 +21,7 @@ from curation.unlearning.objectives import BoundedAscent, Step, UnlearningObject
 from curation.unlearning.reference import Reference
 from curation.unlearning.rows import Rows
 from curation.unlearning.sequences import predict
-from curation.unlearning.weights import Weights, guard_weights
+from curation.unlearning.weights import UnevenWeightsError, Weights, guard_weights
 from lorif_core.capture import frozen
 from lorif_core.objectives import Batch, to_device
 
@@ -66,6 +66,7 @@ class Unlearning(LightningModule):
 
     Attributes:
         curve: at the start and after each epoch, ``step``, ``forget_loss`` and ``retain_loss`` (of `WATCHED` rows), nats a token.
+        refused: weighings of `Refresh` that left too few records with any weight; the weights before them were kept.
     """
 
     weights: Tensor
@@ -93,6 +94,7 @@ class Unlearning(LightningModule):
         self.refresh, self._lr, self._schedule, self._retain_per_record = refresh, lr, schedule, retain_per_record
         self._oracle = None if oracle is None else (oracle.eval(),)  # in a tuple, out of checkpoints and optimizer
         self.curve: list[dict[str, float]] = []
+        self.refused = 0
         self.register_buffer("weights", torch.from_numpy(weights.values).float())
         self.save_hyperparameters({"objective": repr(objective), "lr": lr, "weights": weights.values.tolist()})
 
@@ -127,10 +129,11 @@ class Unlearning(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the curve."""
         checkpoint["curve"] = [dict(point) for point in self.curve]
+        checkpoint["refused"] = self.refused
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the curve."""
-        self.curve = checkpoint["curve"]
+        self.curve, self.refused = checkpoint["curve"], checkpoint["refused"]
 
     def configure_optimizers(self) -> Any:
         """AdamW over what requires a gradient, with the schedule."""
@@ -176,7 +179,12 @@ class Unlearning(LightningModule):
 
     def _renew(self, refresh: Refresh) -> None:
         alignment = refresh.score(self.model)
-        found = guard_weights(alignment.values, refresh.temperature, alignment.opposition)
+        try:
+            found = guard_weights(alignment.values, refresh.temperature, alignment.opposition)
+        except UnevenWeightsError as error:  # half of an unlearning is worth more than none
+            self.refused += 1
+            logger.warning("step %d: the weights stay as they were: %s", self.global_step, error)
+            return
         self.weights.copy_(torch.from_numpy(found.values))
 
     def _placed(self, batch: Any) -> Any:

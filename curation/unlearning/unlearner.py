@@ -29,12 +29,14 @@ class Unlearned:
         curve: `Unlearning.curve`.
         weights: of the records at the end, float64 [n]; as given unless they were renewed.
         seconds: spent, over all the runs it took.
+        refused: weighings on the way that could not be used; the weights before them were kept.
     """
 
     changes: Changes
     curve: list[dict[str, float]]
     weights: np.ndarray
     seconds: float
+    refused: int = 0
 
 
 def unlearn(
@@ -111,6 +113,5 @@ def unlearn(
         oracle if objective.needs_oracle else None,
     )
     result = train(module, Records(len(forget), forget.size, module.watched_rows), options, folder)
-    return Unlearned(
-        weight_changes(before, model.state_dict()), module.curve, module.weights.double().cpu().numpy(), result.seconds
-    )
+    changes, final = weight_changes(before, model.state_dict()), module.weights.double().cpu().numpy()
+    return Unlearned(changes, module.curve, final, result.seconds, module.refused)

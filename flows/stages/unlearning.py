@@ -35,6 +35,8 @@ ORACLE = "oracle"
 APART, FRESH = 1000, 2000
 """Added to the seed, for the oracle and for fresh weights: the models that verification compares with are of other seeds."""
 
+REFUSED = "guard-dynamic: {} weighings left too few records with any weight; the weights before them were kept"
+
 
 def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     """Unlearn the rows in ``records`` from the model in ``checkpoint``, weighed as in ``weights_file``.
@@ -81,9 +83,10 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
         schedule=options["schedule"],
         retain_per_record=options["retain_per_record"],
     )
-    nothing: dict[str, Any] = {"newton": None, "warnings": []}
+    warnings = [REFUSED.format(found.refused)] * (found.refused > 0)
+    told: dict[str, Any] = {"newton": None, "warnings": warnings}
     weights = found.weights.tolist()
-    return _written(arguments, folder, model, found.changes, found.curve, found.seconds, weights, nothing)
+    return _written(arguments, folder, model, found.changes, found.curve, found.seconds, weights, told)
 
 
 def _written(

@@ -10,7 +10,7 @@ import torch
 
 from curation.errors import TrainingError
 from curation.training import TrainOptions
-from curation.unlearning.alignment import by_two_forwards
+from curation.unlearning.alignment import Alignment, by_two_forwards
 from curation.unlearning.module import Refresh, Unlearning
 from curation.unlearning.objectives import build_objective
 from curation.unlearning.rows import Rows
@@ -76,6 +76,13 @@ def test_weights_are_renewed_while_it_runs(known, tmp_path):
     _, done = run(known, tmp_path, refresh=refresh)
     assert done.weights.mean() == pytest.approx(1)
     assert done.weights.std() > 0
+
+
+def test_a_weighing_that_leaves_too_few_records_any_weight_is_not_taken(known, tmp_path, monkeypatch):
+    monkeypatch.setattr("curation.unlearning.weights.LEAST_EFFECTIVE", 0.5)
+    lone = Alignment(np.array([-1.0, 0, 0, 0, 0, 0]), 0.0, "two_forwards")
+    _, done = run(known, tmp_path, refresh=Refresh(2, 1.0, lambda current: lone))
+    assert done.refused > 0 and done.weights.std() == 0
 
 
 def test_a_bounded_ascent_ends_at_its_bound(known, tmp_path):
