@@ -111,7 +111,7 @@ class Replay:
                 self.requests[request] = CLAIMED
             self.batches[event.batch], self.members[event.batch] = CLAIMED, members
         elif event.kind == "refused" and event.request is not None:
-            if self.requests.get(event.request) not in (SUBMITTED, CLAIMED):
+            if self.requests.get(event.request) not in (SUBMITTED, *TRANSITIONS):
                 self.problems.append(f"{wrong}: request {event.request} was not open to refusal")
             self.requests[event.request] = REJECTED
             if event.batch is not None:

@@ -97,7 +97,9 @@ class Ledger:
         return replace(request_of(row), overlaps=overlaps)
 
     def refuse(self, request: int, details: Mapping[str, Any]) -> Request:
-        """Reject one request that waits or was just claimed (its ids are unknown, say), and erase its ids.
+        """Reject one request that waits or is being worked on (its ids are unknown, say), and erase its ids.
+
+        The others of its batch stay; whoever works on the batch weighs them anew.
 
         Raises:
             LedgerError: there is none of that number, it is past that, or `details` name an id.
@@ -105,12 +107,14 @@ class Ledger:
         with self._book.transaction() as connection:
             row = self._book.row(connection, request)
             if row.status != REJECTED:
-                if row.status not in (SUBMITTED, CLAIMED):
+                if row.status != SUBMITTED and row.status not in TRANSITIONS:
                     raise LedgerError(
-                        f"request {request} is {row.status}: only one that waits or was just claimed can be refused"
+                        f"request {request} is {row.status}: only one that waits or is being worked on can be refused"
                     )
                 self._book.refuse_ids(connection, [request], details)
-                self._book.append(connection, "refused", request, row.batch if row.status == CLAIMED else None, details)
+                self._book.append(
+                    connection, "refused", request, row.batch if row.status != SUBMITTED else None, details
+                )
                 self._book.close(connection, [request], REJECTED)
         self._book.scrub()
         return self.get(request)

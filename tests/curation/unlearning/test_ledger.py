@@ -170,8 +170,6 @@ def test_a_request_can_be_refused_alone(ledger: Ledger, tmp_path: Path) -> None:
     batch = ledger.drain()
     assert [one.number for one in batch.requests] == [2] and batch.ids == tuple(PEOPLE[:2])
     ledger.advance(batch, "weighed")
-    with pytest.raises(LedgerError, match="request 2 is weighed"):
-        ledger.refuse(2, {})
     assert b"nobody" not in bytes_of(tmp_path / "ledger.db") and ledger.check() == []
     for status in WAY[1:]:
         batch = ledger.advance(batch, status)
@@ -181,6 +179,21 @@ def test_a_request_can_be_refused_alone(ledger: Ledger, tmp_path: Path) -> None:
         and ledger.get(2).status == "published"
         and ledger.check() == []
     )
+
+
+def test_a_request_whose_records_left_the_data_meanwhile_can_be_refused(ledger: Ledger) -> None:
+    for ids in (["gone-1"], ["gone-2"]):
+        ledger.submit(ids, "asked")
+    batch = ledger.drain()
+    ledger.advance(batch, "weighed", {"records": 2})
+    assert ledger.refuse(1, {"unknown": 1}).status == "rejected"
+    again = ledger.advance(ledger.batch(batch.number), "weighed", {"records": 1})
+    assert again.ids == ("gone-2",) and ledger.check() == []
+    for status in WAY[1:]:
+        ledger.advance(batch, status)
+    assert [one.status for one in ledger.list()] == ["rejected", "published"] and ledger.check() == []
+    with pytest.raises(LedgerError, match="request 2 is published"):
+        ledger.refuse(2, {})
 
 
 def test_a_batch_whose_requests_were_all_refused_needs_no_action(ledger: Ledger) -> None:
