@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 
 from curation.selection_report.comparison import advantages, over_seeds
 from flows import versions
 from flows.runner import Finished
 from flows.select_schema import SelectConfig
-from flows.summary import mlflow_command, share
+from flows.summary import mlflow_command, print_closing, share
 
 RATES = ("val_accuracy", "val_exact")
 """What fine-tuned models are compared by: of classifiers and of language models."""
@@ -103,21 +102,8 @@ def steps_of(tuned: Mapping[str, Sequence[Finished]]) -> int | None:
 
 
 def closing_table(summary: Mapping[str, Any], console: Console) -> None:
-    """Print what was chosen and where everything is; long lines are left whole, so that paths can be copied."""
-    console.print()
-    if summary["status"] == "unchanged":
-        console.print(
-            f"[bold]Unchanged[/]: pool, target, configuration and model are as they were; checked in "
-            f"{summary['checked']['seconds']:.1f} s. The results of {summary['finished']}:",
-            highlight=False,
-            soft_wrap=True,
-        )
-    else:
-        reused = len(summary["reused"])
-        note = f", {reused} stage{'s' if reused > 1 else ''} reused" if reused else ""
-        console.print(f"[bold]Done[/] in {summary['seconds']['total']:.1f} s{note}.", highlight=False)
-    for title, text in _lines(summary):
-        console.print(f"[bold]{title:<30}[/]{escape(text)}", highlight=False, soft_wrap=True)
+    """Print what was chosen and where everything is."""
+    print_closing(summary, "pool, target, configuration and model", _lines(summary), console, width=30)
 
 
 def _lines(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

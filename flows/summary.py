@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +83,27 @@ def summarise(
 
 
 def closing_table(summary: Mapping[str, Any], console: Console) -> None:
-    """Print what was found and where everything is; long lines are left whole, so that paths can be copied."""
+    """Print what was found and where everything is."""
+    print_closing(summary, "data, configuration and model", _lines(summary), console)
+
+
+def print_closing(
+    summary: Mapping[str, Any], read: str, lines: Iterable[tuple[str, str]], console: Console, width: int = 24
+) -> None:
+    """Print how a run ended and ``lines`` of title and text; long ones are left whole, so that paths can be copied.
+
+    Args:
+        summary: of the run.
+        read: what is as it was when the run was unchanged.
+        lines: the titles are at most ``width`` long.
+        console: where.
+        width: of the column of titles.
+    """
     console.print()
     if summary["status"] == "unchanged":
         console.print(
-            f"[bold]Unchanged[/]: data, configuration and model are as they were; checked in "
-            f"{summary['checked']['seconds']:.1f} s. The results of {summary['finished']}:",
+            f"[bold]Unchanged[/]: {read} are as they were; checked in {summary['checked']['seconds']:.1f} s. The results of "
+            f"{summary['finished']}:",
             highlight=False,
             soft_wrap=True,
         )
@@ -96,8 +111,8 @@ def closing_table(summary: Mapping[str, Any], console: Console) -> None:
         reused = len(summary["reused"])
         note = f", {reused} stage{'s' if reused > 1 else ''} reused" if reused else ""
         console.print(f"[bold]Done[/] in {summary['seconds']['total']:.1f} s{note}.", highlight=False)
-    for title, text in _lines(summary):
-        console.print(f"[bold]{title:<24}[/]{escape(text)}", highlight=False, soft_wrap=True)
+    for title, text in lines:
+        console.print(f"[bold]{title:<{width}}[/]{escape(text)}", highlight=False, soft_wrap=True)
 
 
 def _lines(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
