@@ -36,7 +36,7 @@ WORST_FIRST: tuple[Verdict, ...] = (
 )
 TOLERANCE = 6.0
 """Standard deviations between seeds. Of models retrained from one more seed, judged by 3 others with 21 records and all four
-probes, these shares pass (every choice of 3; 23 models of the demo, 24 of 14 people and width 48):
+probes, these shares pass (up to 300 choices of 3; 23 models of the demo, 24 of 14 people and width 48):
 
     tolerance    5      6      6.5    7      8
     demo         0.84   0.96   0.98   0.99   1.00
