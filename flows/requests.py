@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,6 +123,17 @@ def _open(options: argparse.Namespace, new: bool = False) -> Ledger:
         return Ledger(where)
     except LedgerError as error:
         raise ConfigError(str(error)) from None
+
+
+def named_ids(request: Mapping[str, Any]) -> list[str] | None:
+    """The ids that the section ``request`` of a configuration names, itself or in a file; None where it names none.
+
+    Raises:
+        ConfigError: there is no such file, or no ids in it.
+    """
+    if request["ids_file"] is not None:
+        return list(read_ids(Path(request["ids_file"]), "request.ids_file"))
+    return [str(one) for one in request["ids"]] or None
 
 
 def read_ids(file: Path, option: str = "--ids") -> list[str]:

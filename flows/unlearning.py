@@ -12,7 +12,7 @@ from flows.files import copy_atomic
 from flows.modelling import checkpoint_of, index_of
 from flows.publishing import roll_back, settle
 from flows.recorded import recording
-from flows.requests import read_ids
+from flows.requests import named_ids
 from flows.runner import Finished
 from flows.unlearn_ending import MODEL, EndingRun
 from flows.unlearn_evidence import Checked, check_secrets, evidence_of, named, salt_of, write_evidence
@@ -40,34 +40,29 @@ class UnlearnRun(EndingRun):
         return unlearn_prepared
 
     def check(self) -> None:
-        """Read the ids, those that were claimed or the user's own.
+        """See to it that secrets can be read and a purge spares the user's own files.
 
         Raises:
-            ConfigError: there is no such file or key, or a purge would come upon the data file.
+            ConfigError: there is no such key, or a purge would come upon the data file.
         """
         check_secrets(self.config)
         if self.config.purge:
             from flows import purging
 
             purging.check_given(self.config)
-        request = self.config.request
-        if self.requests is not None:
-            self.ids = self.requests.ids
-        elif request.ids_file is not None:
-            self.ids = read_ids(request.ids_file, "request.ids_file")
-        elif request.ids:
-            self.ids = [str(one) for one in request.ids]
 
     def prepare(self) -> None:
         """As of every run; what a former run has left to do, a purge or word to the ledger, is done now.
 
         Raises:
-            ConfigError: there is no such ledger, or another process works on its requests.
+            ConfigError: there is no such ledger or file of ids, or another process works on the requests.
         """
+        self.ids = named_ids(self.config.request.model_dump())
         if self.config.request.ledger:
             self.requests = Requests.claim(self.config.request, self.config.workspace)
             if self.requests.batch is not None and self.goes_on(self.requests.batch):
                 return
+            self.ids = self.requests.ids
         super().prepare()
         if self.unchanged is not None:
             settle(self.folder.path)

@@ -16,7 +16,8 @@ from curation.models import kind_of
 from curation.unlearning.newton_head import NEWTON, NewtonOptions, check_head
 from curation.unlearning.objectives import build_objective, with_options
 from flows.files import digest_file, digest_of
-from flows.stages import targeting
+from flows.requests import named_ids
+from flows.stages import resolving, targeting
 from flows.stages.common import (
     Arguments,
     Output,
@@ -73,6 +74,9 @@ def load(arguments: Arguments, folder: Path, progress: Progress) -> Output:
         _check_head(model, batch)
     if "unlearn" in arguments:
         _check_objective(arguments["unlearn"], model, batch)
+        request = arguments["request"]
+        if not request["ledger"]:  # its requests are refused one by one
+            resolving.asked_for(data, request, named_ids(request))
     index = arguments["index"]["path"]
     if index is not None:
         if checkpoint is None:

@@ -38,10 +38,7 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     """
     data, request = open_data(arguments), arguments["request"]
     ids = data.train_ids()
-    asked = arguments["ids"] if arguments["ids"] is not None else ids_where(data, **request["where"])
-    unknown = unknown_ids(data, asked)
-    if unknown and not request["ledger"]:
-        raise DataError([f"request: no training row has the id: {name_rows(unknown)}{_elsewhere(data, unknown)}"])
+    asked, unknown = asked_for(data, request, arguments["ids"])
     requested = positions_of(data, asked)
     if not len(requested):
         return Output({"records": 0, "requested": 0, "unknown": unknown, "searched": [], "digest": data.digest()})
@@ -89,6 +86,19 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
         "digest": data.edited(decisions).digest(),
     }
     return Output(values, {"records": "records.parquet", "decisions": "decisions.parquet"})
+
+
+def asked_for(data: ExampleData, request: dict[str, Any], ids: list[Any] | None) -> tuple[list[Any], list[str]]:
+    """The ids that are asked for, and those of them that no training row has: only requests of the ledger may name such.
+
+    Raises:
+        DataError: others do, or what ``request.where`` names is not there.
+    """
+    asked = ids if ids is not None else ids_where(data, **request["where"])
+    unknown = unknown_ids(data, asked)
+    if unknown and not request["ledger"]:
+        raise DataError([f"request: no training row has the id: {name_rows(unknown)}{_elsewhere(data, unknown)}"])
+    return asked, unknown
 
 
 def ids_where(data: ExampleData, column: str, values: list[Any]) -> list[Any]:

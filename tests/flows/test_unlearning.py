@@ -144,6 +144,8 @@ def test_what_is_wrong_with_request_or_objective_ends_before_training(
     assert "npo: unknown options betta" in capsys.readouterr().err
     assert curate("--request.ledger", "true", "--request.where.column", "null", "--request.where.values", "[]") == 2
     assert "request.ledger: no ledger at" in capsys.readouterr().err
+    assert curate("--request.where.values", "[nobody/x]") == 2
+    assert "no training row has 'nobody/x'" in capsys.readouterr().err
     assert not list((tmp_path / "ws" / "stages").glob("train-*"))
 
 
