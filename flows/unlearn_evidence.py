@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 SALT = "evidence.salt"
 """In the workspace: the secret behind the hashes of records where there is no ledger, which has its own."""
 FILES = (evidence.NAME, evidence.seal_path(Path(evidence.NAME)).name, evidence_page.NAME)
+UNLIKE = "Exact by how the model was made, without the records; the comparison with other models made so did not pass all the same."
 NOT_PURGED = "The records were removed from the model only: neither from the data nor from an index of it."
 
 
@@ -132,6 +133,7 @@ def evidence_of(run: UnlearnRun, checked: Checked) -> Evidence:
         caveats=[
             *[NOT_PURGED] * (not (config.purge and checked.published)),
             *[NOT_PUBLISHED] * (not checked.published),
+            *[UNLIKE] * (checked.published and not checked.verified.values["passed"]),
             *(line for name in ("weigh", "unlearn") for line in run.stages[name].values["warnings"]),
         ],
         published=checked.published,

@@ -22,7 +22,7 @@ from flows.errors import ConfigError
 from flows.files import digest_file
 from flows.outputs import RunFolder
 from flows.publishing import Place
-from flows.unlearn_evidence import FILES, SALT, check_secrets
+from flows.unlearn_evidence import FILES, SALT, UNLIKE, check_secrets
 from flows.unlearn_schema import UnlearnConfig
 
 ROOT = Path(__file__).parents[2]
@@ -176,6 +176,7 @@ def test_a_failed_check_publishes_nothing_or_what_never_saw_the_records(
     reference = stages / f"train-{published['digests']['retrain-1'][:16]}" / "model.ckpt"
     assert Path(published["files"]["model"]).read_bytes() == reference.read_bytes()
     said, page = (Path(published["files"][name]).read_text() for name in ("evidence", "evidence_page"))
+    assert UNLIKE in said  # its comparison does not pass such a tolerance either
     told = json.loads(said)
     assert told["published"] and told["rejected"] == {"name": "npo, guard", "verdict": failed["verdict"]}
     assert [point["step"] for point in told["history"]] == [0, 1, 2], "of what was rejected, from the model as it was"
