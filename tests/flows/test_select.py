@@ -55,6 +55,12 @@ def table(rows: int, seed: int) -> pl.DataFrame:
 
 
 @pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its own: tests of clean look for the only run and the only index in theirs."""
+    return tmp_path_factory.mktemp("select")
+
+
+@pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A configuration, and a table with a copy of a target row and of a pool row in the pool."""
     folder = tmp_path_factory.mktemp("select")
