@@ -28,7 +28,6 @@ class Journal:
         models: sha256 of the checkpoints that know the records.
         keep: the checkpoints among them that stay all the same.
         learnt: whether the model's tokenizer was learnt from the data.
-        published: MLflow run of the training whose model is published.
         summary: so far.
         results: files in ``folder`` besides the summary.
         evidence: so far.
@@ -46,7 +45,6 @@ class Journal:
     models: list[str]
     keep: list[str]
     learnt: bool
-    published: str | None
     summary: dict[str, Any]
     results: list[str]
     evidence: dict[str, Any]

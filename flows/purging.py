@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 
 from curation.data.text_tokens import TRAINED
 from curation.examples import write_parquet_atomic
-from curation.unlearning import exclusions
+from curation.unlearning import evidence, exclusions
 from curation.unlearning.evidence_model import Evidence
 from curation.unlearning.salt import Salt
 from curation.unlearning.searching import Search
@@ -30,12 +30,13 @@ from flows.files import copy_atomic, digest_file, read_json
 from flows.folder import MANIFEST
 from flows.index_jobs import store_errors
 from flows.modelling import PURGED, checkpoint_of, index_of
+from flows.publishing import PUBLISHING
 from flows.purge_journal import FOLDER, Journal
 from flows.requests import ledger_of
 from flows.schema import leaves
 from flows.sweeping import sweep
 from flows.unlearn_ending import MODEL, EndingRun
-from flows.unlearn_evidence import FILES, Checked
+from flows.unlearn_evidence import FILES, Checked, named
 
 if TYPE_CHECKING:
     from flows.unlearn_schema import UnlearnConfig
@@ -88,6 +89,7 @@ def begin(run: UnlearnRun, found: Checked, said: Evidence) -> Journal:
     requests, config, index = run.requests, run.config, run.stages.get("index")
     if requests is None or requests.batch is None:
         raise RuntimeError("only requests of the ledger are purged")
+    evidence.check_names(evidence.document(said, requests.ledger, requests.batch), [*requests.ids, *named(found)])
     records, unlearned = found.records, run.stages["unlearn"]
     trace = run.run(
         "trace",
@@ -113,8 +115,7 @@ def begin(run: UnlearnRun, found: Checked, said: Evidence) -> Journal:
         models=[digest_file(Path(checkpoint_of(model))) for model in knowing],
         keep=[] if config.model.checkpoint is None else [str(config.model.checkpoint)],
         learnt=run.loaded["kind"] == "questions" and config.data.init_args.get("tokenizer", TRAINED) == TRAINED,
-        published=run.released_run,
-        summary=run.summary("published", results, found.verified, found.tier),
+        summary=run.summary(PUBLISHING, results, found.verified, found.tier),
         results=results,
         evidence=asdict(said),
         done={},
@@ -167,8 +168,8 @@ def carry_out(run: EndingRun, journal: Journal) -> Journal:
     caveats += [ELSEWHERE] * (not run.tracker.inside(home))
     caveats += [LEFT.format(", ".join(swept.left))] * bool(swept.left)
     done = {"index_rows": removed, **vars(swept)}
-    evidence = journal.evidence | {"caveats": [*journal.evidence["caveats"], *caveats], "purge": done}
-    return replace(journal, done=done, evidence=evidence).write(home)
+    told = journal.evidence | {"caveats": [*journal.evidence["caveats"], *caveats], "purge": done}
+    return replace(journal, done=done, evidence=told).write(home)
 
 
 def content_of(journal: Journal) -> Evidence:

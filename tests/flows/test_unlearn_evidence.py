@@ -25,9 +25,15 @@ def answered(folder: Path, ids: list[str], data: set[str]) -> tuple[Requests, Le
     return requests, ledger
 
 
+def published(folder: Path) -> dict[str, str | None]:
+    """What the summary of a run says that has published a model with some evidence."""
+    (folder / "published.json").write_text("evidence")
+    return {"status": "published", "verdict": None, "approval": None, "evidence": str(folder / "published.json")}
+
+
 def test_a_request_that_names_a_record_removed_before_has_evidence_without_a_problem(tmp_path: Path) -> None:
     first, ledger = answered(tmp_path, ["ann"], {"ann", "bob"})
-    first.close({"status": "published", "verdict": None, "approval": None})
+    first.close(published(tmp_path))
     requests, ledger = answered(tmp_path, ["ann", "bob"], {"bob"})
     assert requests.ids == ["ann", "bob"] and not requests.refused
     said = example(ledger, ["bob"])
@@ -45,5 +51,5 @@ def test_a_batch_left_by_a_crash_tells_of_the_run_that_went_on_with_it(tmp_path:
     for status in ("weighed", "unlearned", "retrained", "verified"):  # of another configuration
         requests.advance(status, {"run": "second"})
     assert ledger.events("unlearned")[-1].details == {"run": "second"} and len(ledger.events("retrained")) == 1
-    requests.close({"status": "published", "verdict": None, "approval": None, "purge": None})
+    requests.close(published(tmp_path))
     assert ledger.get(1).status == "published" and ledger.check() == []
