@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,6 +32,7 @@ class Journal:
         results: files in ``folder`` besides the summary.
         evidence: so far.
         done: what the purge came to; empty while it is not finished.
+        removed: what has been removed so far (`flows.sweeping.Tally`).
     """
 
     batch: int
@@ -49,6 +50,7 @@ class Journal:
     results: list[str]
     evidence: dict[str, Any]
     done: dict[str, Any]
+    removed: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, home: Path, claim: str) -> Self | None:

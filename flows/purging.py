@@ -34,15 +34,17 @@ from flows.publishing import PUBLISHING
 from flows.purge_journal import FOLDER, Journal
 from flows.requests import ledger_of
 from flows.schema import leaves
-from flows.sweeping import sweep
+from flows.sweeping import Tally, sweep
 from flows.unlearn_ending import MODEL, EndingRun
 from flows.unlearn_evidence import FILES, Checked, named
+from lorif_core.remote import checkout
 
 if TYPE_CHECKING:
     from flows.unlearn_schema import UnlearnConfig
     from flows.unlearning import UnlearnRun
 
 RETAINED = "retained.parquet"
+INDEX_ROWS = "index_rows"
 GIVEN = (
     "The file that the data was read from was not changed. Jobs in this workspace leave the records out, by a list of salted "
     f"hashes of their content; {RETAINED} holds the rows that stay."
@@ -147,7 +149,9 @@ def carry_out(run: EndingRun, journal: Journal) -> Journal:
     run.screen.begin("purge")
     with workspace.alone(run.held, run.screen.line):
         exclusions.exclude(home / PURGED, journal.digest, said["contents"])
-        removed = 0 if journal.index is None else _from_index(journal.index, said["ids"], run)
+        tally = Tally(journal.removed, lambda: journal.write(home))
+        if journal.index is not None:
+            _from_index(journal.index, said["ids"], run, tally)
         registered = run.tracker.registered()
         models = [path for path in home.rglob("*.ckpt") if any(place in path.parents for place in registered)]
         known = [path for path in models if digest_file(path) in journal.models]
@@ -160,6 +164,7 @@ def carry_out(run: EndingRun, journal: Journal) -> Journal:
             models=journal.models,
             keep={*map(Path, journal.keep), *known, *(Path(journal.folder, name) for name in journal.results)},
             skip={trace, home / FOLDER, *(ledger.with_name(f"{ledger.name}{end}") for end in ("", "-wal", "-shm"))},
+            tally=tally,
         )
     run.screen.end("done")
     caveats = [GIVEN]
@@ -167,7 +172,7 @@ def carry_out(run: EndingRun, journal: Journal) -> Journal:
     caveats += [VOCABULARY] * journal.learnt
     caveats += [ELSEWHERE] * (not run.tracker.inside(home))
     caveats += [LEFT.format(", ".join(swept.left))] * bool(swept.left)
-    done = {"index_rows": removed, **vars(swept)}
+    done = {INDEX_ROWS: tally.total(INDEX_ROWS), **vars(swept)}
     told = journal.evidence | {"caveats": [*journal.evidence["caveats"], *caveats], "purge": done}
     return replace(journal, done=done, evidence=told).write(home)
 
@@ -182,9 +187,11 @@ def forget(journal: Journal) -> None:
     workspace.remove_stage(Path(journal.trace))
 
 
-def _from_index(path: str, ids: list[Any], run: EndingRun) -> int:
-    """Remove the rows of the records from an index of the user's; how many rows it had of them."""
+def _from_index(path: str, ids: list[Any], run: EndingRun, tally: Tally) -> None:
+    """Remove the rows of the records from an index of the user's."""
     import lorif_core
 
     with store_errors():
-        return lorif_core.purge(path, ids, progress=run.screen.progress).rows
+        known, gone = lorif_core.FactorStore.open(checkout(path)).ids(), set(ids)
+        tally.note(INDEX_ROWS, path, sum(one in gone for one in known))
+        lorif_core.purge(path, ids, progress=run.screen.progress)
