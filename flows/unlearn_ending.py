@@ -159,6 +159,23 @@ class EndingRun(RecordedRun):
         """What keeps runs of this workspace from publishing at once."""
         return self.config.workspace / "publishing.lock"
 
+    def follows(self) -> list[str]:
+        """What becomes of an unlearned model and of what is left of the records, a sentence each: who approves, approves that."""
+        place, config = self._place(), self.config
+        if place is None:
+            said = ["The new model is put into the folder of the run and registered nowhere."]
+        else:
+            moves = "no alias moves to it" if place.alias is None else f"the alias {place.alias} moves to it"
+            said = [f"The new model becomes a version of {place.name} in MLflow at {place.uri}, and {moves}."]
+        instead = "one trained without the records takes its place" if config.fallback == "retrain" else "none does"
+        said.append(f"If it fails the checks, {instead}.")
+        if config.purge:
+            index = f" and from the index at {config.index.path}" if config.index.path is not None else ""
+            said.append(f"What is left of the records is removed from {config.workspace}{index} for good.")
+        else:
+            said.append("The records stay in the data, and in all that was made from it before.")
+        return said
+
     def register(self, trained: str) -> Publication:
         """Make a model that may be published a version in MLflow's registry, if that is asked for; no alias moves yet.
 

@@ -132,8 +132,9 @@ class UnlearnRun(EndingRun):
     def unapproved(self, records: Finished) -> str | None:
         """How the run ends for now for want of an approval; None where it may go on."""
         section, folder = self.config.approval, self.folder.path
-        digest = approval.digest_of_records(records.files["records"], salt_of(self), self.config.request.dataset)
-        status = approval.status(folder, digest, section.expires_after)
+        follows, dataset = self.follows(), self.config.request.dataset
+        digest = approval.digest_of(records.files["records"], follows, salt_of(self), dataset)
+        status = approval.status(folder, digest, section.expires_after, follows)
         if status != approval.APPROVED:
             return status
         self.advance("approved", approval.evidence_of(folder) or {})
