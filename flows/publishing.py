@@ -37,6 +37,8 @@ PUBLISHING = "publishing"
 """Status in the summary of a run whose model may be published, until it is."""
 KNOWN_LAST = ("registered", "alias", "alias_before", "alias_after")
 """Keys of the summary that have a value once it is."""
+EVIDENCE_TAG = "curate.evidence"
+"""Tag of a version: sha256 of its evidence."""
 STATUS = "curate.status"
 """Tag of a version: registered, published or rolled_back (until it is published after all)."""
 

@@ -15,7 +15,7 @@ from flows import approval
 from flows.errors import StageError
 from flows.files import copy_atomic, digest_file
 from flows.outputs import SUMMARY, RunFolder
-from flows.publishing import PUBLISHING, Place, published, register, roll_back, settle
+from flows.publishing import EVIDENCE_TAG, PUBLISHING, Place, published, register, roll_back, settle
 from flows.recorded import RecordedRun, recording
 from flows.runner import Finished
 from flows.unlearn_evidence import FILES as EVIDENCE
@@ -206,7 +206,7 @@ class EndingRun(RecordedRun):
             return
         model = self.folder.path / MODEL
         tags = {
-            "curate.evidence": digest_file(evidence),
+            EVIDENCE_TAG: digest_file(evidence),
             "curate.evidence_file": f"runs:/{self.tracker.run_id}/{evidence.name}",
         }
         finished = False

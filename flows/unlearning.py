@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import approval
+from flows.earlier import check_earlier
 from flows.files import copy_atomic
 from flows.modelling import checkpoint_of, index_of
 from flows.publishing import PUBLISHING, roll_back, settle
@@ -40,12 +41,16 @@ class UnlearnRun(EndingRun):
         return unlearn_prepared
 
     def check(self) -> None:
-        """See to it that secrets can be read and a purge spares the user's own files.
+        """See to it that secrets can be read, a purge spares the user's own files, and records removed before stay so.
 
         Raises:
-            ConfigError: there is no such key, or a purge would come upon the data file.
+            ConfigError: there is no such key, a purge would come upon the data file, or the model was unlearned before and its
+                ledger is not this run's.
         """
         check_secrets(self.config)
+        if self.config.model.registered is not None:
+            ledger = self.requests.ledger if self.requests is not None else None
+            check_earlier(self.config.model.registered, self.tracker.tags(self.config.model.registered), ledger)
         if self.config.purge:
             from flows import purging
 

@@ -51,7 +51,7 @@ def status_of(place: Place, version: str) -> str:
 
 
 def test_the_alias_moves_to_each_new_version_and_back_when_the_run_fails(
-    publish: tuple[Place, Publish], tmp_path: Path
+    publish: tuple[Place, Publish], tmp_path: Path, tracker: Tracker
 ) -> None:
     place, publishing = publish
     with publishing(b"one") as found:
@@ -65,8 +65,8 @@ def test_the_alias_moves_to_each_new_version_and_back_when_the_run_fails(
     with publishing(b"two") as found:  # the next start: the same version, completed
         pass
     assert (found["alias_before"], found["alias_after"]) == ("1", "2") and status_of(place, "2") == "published"
-    tags = place._client.get_model_version(place.name, "2").tags
-    assert tags["curate.evidence"] == "e"
+    for uri in (f"models:/{place.name}/2", f"models:/{place.name}@champion"):
+        assert tracker.tags(uri)["curate.evidence"] == "e"
 
 
 def test_what_does_not_hold_is_never_published(publish: tuple[Place, Publish], tmp_path: Path) -> None:
