@@ -64,8 +64,10 @@ class Journal:
         return self
 
     def remove(self, home: Path) -> None:
-        """The batch is closed."""
-        _file(home, self.claim).unlink(missing_ok=True)
+        """The batch is closed; a write that was killed half-way has left nothing either."""
+        file = _file(home, self.claim)
+        for path in (*file.parent.glob(f".{file.name}.*"), file):
+            path.unlink(missing_ok=True)
 
 
 def _file(home: Path, claim: str) -> Path:
