@@ -54,9 +54,13 @@ REGISTERED = "A version registered in MLflow of a model that knows the records w
 ELSEWHERE = (
     "MLflow keeps its files outside of the workspace, where nothing was removed: the model as it was may be there."
 )
+PREFECT = (
+    "What Prefect keeps was not searched, its database lies outside of the workspace: it is told no ids of the ledger's, but was "
+    "told those that the configurations of earlier runs named."
+)
 VOCABULARY = (
-    "The model's tokenizer was learnt from the data with the records, and is learnt from it again wherever the model is used: "
-    "it is kept in no file here."
+    "The model's tokenizer was learnt from the data with the records, whose words, names too, can be tokens of it. It is kept in "
+    "no file here, but learnt from the data file again wherever the model is used: the model goes on needing that file as it is."
 )
 LEFT = "The search found traces of the records in {}, which a purge does not change."
 
@@ -167,7 +171,7 @@ def carry_out(run: EndingRun, journal: Journal) -> Journal:
             tally=tally,
         )
     run.screen.end("done")
-    caveats = [GIVEN]
+    caveats = [GIVEN, PREFECT]
     caveats += [MODEL_KEPT] * bool(journal.keep) + [REGISTERED] * bool(known)
     caveats += [VOCABULARY] * journal.learnt
     caveats += [ELSEWHERE] * (not run.tracker.inside(home))

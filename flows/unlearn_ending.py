@@ -196,14 +196,18 @@ class EndingRun(RecordedRun):
     @contextmanager
     def released(self) -> Iterator[dict[str, Any]]:
         """Move the alias to the model that is published, if there is one; only from then on the summary says so."""
-        place, to, evidence = self._place(), self.publication, self.evidence
+        to, evidence = self.publication, self.evidence
         if to is None or evidence is None:
+            place = self._place()
             version = None if place is None else place.version()
             yield {} if place is None else {"alias": place.alias, "alias_before": version, "alias_after": version}
             return
-        if place is None or to.version is None:
+        if to.name is None or to.version is None:
             yield {"status": PUBLISHED}
             return
+        place = Place(
+            self.tracker.uri, to.name, to.alias
+        )  # as the evidence says, whatever the configuration says by now
         model = self.folder.path / MODEL
         tags = {
             EVIDENCE_TAG: digest_file(evidence),
