@@ -30,7 +30,7 @@ def summarise(
     run_ids: Mapping[str, str | None],
     uri: str,
     total_seconds: float,
-    index: Mapping[str, Any],
+    checkpoints: Sequence[Mapping[str, Any]],
     digests: Mapping[str, str],
 ) -> dict[str, Any]:
     """The content of ``summary.json``.
@@ -45,7 +45,7 @@ def summarise(
         run_ids: MLflow's parent run and Prefect's flow run, under the keys they get.
         uri: where MLflow keeps it.
         total_seconds: wall time of the whole command so far.
-        index: version of the index that scored.
+        checkpoints: versions of the states of the model that scored and of their indexes, the model itself last.
         digests: what the results are of.
     """
     loaded, excluded, chosen = (stages[name].values for name in ("load", "exclude", "choose"))
@@ -71,7 +71,8 @@ def summarise(
         "n_harmful": chosen["harmful"],
         "bias": chosen["bias"],
         "steps": steps_of(tuned),
-        "index": index,
+        "index": checkpoints[-1],
+        "checkpoints": list(checkpoints),
         "seconds": {**{name: stage.seconds for name, stage in stages.items()}, "total": round(total_seconds, 3)},
         "reused": [name for name, stage in stages.items() if stage.reused],
         "seeds": {

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from curation.errors import DataError, ModelError
-from flows.select_schema import SelectConfig
+from flows.select_schema import ScoresSection, SelectConfig
 from flows.stages import aggregating, choosing, excluding, growing, indexing, prepare, training
 from flows.stages.common import open_data
 from flows.stages.targeting import check_model, contents, open_targets
@@ -50,10 +50,16 @@ def scored(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     given = arguments(folder, config)
     prepare.load(given, folder, ignore)
     excluding.run(given | {"rows": str(folder / "rows.parquet")}, folder, ignore)
-    given |= {"chosen": {"rows": str(folder / "slice.parquet"), "steps": None, "start": None}}
+    given |= {"chosen": {"rows": str(folder / "slice.parquet"), "steps": None, "start": None, "states": []}}
     given |= {"checkpoint": str(folder / training.run(given, folder, ignore).files["checkpoint"])}
     indexing.run(given, folder, ignore)
-    given |= {"index_path": str(folder / "index"), "excluded": str(folder / "excluded.parquet")}
+    scorer = {
+        "checkpoint": given["checkpoint"],
+        "index_path": str(folder / "index"),
+        "state": None,
+        "learning_rate": 1.0,
+    }
+    given |= {"checkpoints": [scorer], "excluded": str(folder / "excluded.parquet")}
     aggregating.run(given, folder, ignore)
     return given | {
         "scores_file": str((folder / "scores.parquet").rename(folder / "aggregated.parquet")),
@@ -109,7 +115,7 @@ def test_a_training_on_the_selection_goes_on_from_the_model_that_is_given(
 ) -> None:
     folder, given, _ = people
     before = torch.load(given["checkpoint"], weights_only=True)["state_dict"]
-    chosen = {"rows": str(folder / "selected.parquet"), "steps": 2, "start": given["checkpoint"]}
+    chosen = {"rows": str(folder / "selected.parquet"), "steps": 2, "start": given["checkpoint"], "states": []}
     tuned = training.run(given | {"chosen": chosen}, tmp_path, ignore)
     assert tuned.values["steps"] == 2 and tuned.values["metrics"]["val_n"] == 1
     after = torch.load(tmp_path / "model.ckpt", weights_only=True)["state_dict"]
@@ -180,11 +186,41 @@ def test_every_problem_between_two_fields_is_told_at_once() -> None:
                 "controls": ["random", "random"],
                 "compare": {"seeds": 0},
                 "tracking": {"register_as": "x"},
+                "train": {"max_epochs": 2},
+                "index": {"projection": "kfac"},
+                "scores": {"adam": True, "checkpoints": 3},
             }
         )
     said = str(caught.value)
-    for part in ("got rows and share", "brings target rows of its own", "one is named twice", "nothing is fine-tuned"):
+    for part in (
+        "got rows and share",
+        "brings target rows of its own",
+        "one is named twice",
+        "nothing is fine-tuned",
+        "3 states are to be kept, at most one an epoch, but train.max_epochs is 2",
+        "scores.adam: takes the place of what an index with projection kfac has done",
+    ):
         assert part in said
+
+
+def test_states_of_a_warm_up_are_evenly_spaced_and_the_last_is_its_end() -> None:
+    assert [ScoresSection(checkpoints=x).kept_epochs(5) for x in (1, 2, 5)] == [[], [3, 5], [1, 2, 3, 4, 5]]
+    assert ScoresSection(adam=True).kept_epochs(5) == [5]
+    given = {"data": {"class_path": "Digits"}, "budget": {"rows": 3}, "model": {"checkpoint": "x.ckpt"}}
+    with pytest.raises(ValueError, match="2 states of a warm-up are to score, but model.checkpoint loads one"):
+        SelectConfig.model_validate(given | {"scores": {"checkpoints": 2}})
+
+
+def test_scores_that_the_model_cannot_give_are_refused_by_load(
+    people: tuple[Path, dict[str, Any], dict[str, Any]], tmp_path: Path
+) -> None:
+    folder, given, _ = people
+    model = given["model"] | {"checkpoint": str(folder / "model.ckpt")}
+    wrong = {"scores": given["scores"] | {"adam": True, "layer_weights": {"tail": 2.0}}, "model": model}
+    with pytest.raises(ModelError) as caught:
+        prepare.load(given | wrong, tmp_path, ignore)
+    assert "'tail' fits no layer of the index" in str(caught.value)
+    assert "model.ckpt: expected a checkpoint with the state of one Adam optimizer, got 0" in str(caught.value)
 
 
 def texts(folder: Path, name: str, rows: list[tuple[str, str, int]], **more: Any) -> dict[str, Any]:
