@@ -6,7 +6,8 @@ while its stages are in the workspace; a run over a pool that grew takes the lat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,3 +123,39 @@ class Pools:
         if before.schema != now.schema:
             return False
         return before.join(now, on=["example_id", "content"], how="anti").is_empty()
+
+
+def prune(workspace: Path, gone: Collection[str], *, dry_run: bool) -> tuple[int, int]:
+    """Forget the states of pools of which a stage is not in the workspace any more: no run could add to their indexes.
+
+    Args:
+        workspace: the workspace folder, in which nothing else is at work.
+        gone: names of stages that count as not there.
+        dry_run: leave everything as it is.
+
+    Returns:
+        How many states, and how many bytes of their rows.
+    """
+
+    def usable(state: Mapping[str, Any]) -> bool:
+        names = state.get("stages", [])  # none: of an earlier version, which nothing finds any more
+        return bool(names) and all(name not in gone and (workspace / "stages" / name).is_dir() for name in names)
+
+    forgotten = freed = 0
+    for file in sorted((workspace / "pools").glob(f"*/{STATES}")):
+        states = (read_json(file) or {"states": []})["states"]
+        kept = [state for state in states if usable(state)]
+        rows = {state["rows"] for state in kept}
+        unused = [path for path in file.parent.glob("rows-*.parquet") if path.name not in rows]
+        forgotten += len(states) - len(kept)
+        freed += sum(path.stat().st_size for path in unused)
+        if dry_run or len(kept) == len(states):
+            continue
+        if kept:
+            write_json(file, {"states": kept})
+            for path in unused:
+                path.unlink()
+        else:
+            shutil.rmtree(file.parent)
+            file.parent.with_suffix(".lock").unlink(missing_ok=True)
+    return forgotten, freed

@@ -18,7 +18,8 @@ class TargetDataSection(Section):
 
     class_path: str | None = Field(
         default=None,
-        description="Its data module, of the same kind as the pool's; all its rows are target rows. Empty: they are of data.",
+        description="Its data module, of the same kind as the pool's; its rows of the splits train and validation are target rows. "
+        "Empty: they are of data.",
     )
     init_args: Arguments = Field(default_factory=dict, description="Arguments of its constructor.")
 
@@ -46,7 +47,7 @@ class TargetSection(Section):
     examples: int = Field(
         default=50,
         ge=1,
-        description="Target rows that choose, drawn by chance; the others, copies of these left out, measure.",
+        description="Target rows that choose, drawn by chance; the others measure, but for copies of these (decontaminate.near).",
     )
     group_by: str | None = Field(
         default=None,

@@ -64,9 +64,12 @@ def summarise(
         "n_target": target["choosing"],
         "n_held_out": target["measuring"],
         "target_groups": target["groups"],
-        "target_accuracy": {name: over_seeds(values, within=(0.0, 1.0)).to_json() for name, values in rates.items()},
+        "target_accuracy": {
+            name: over_seeds(values, within=(0.0, 1.0)).to_json(seeds) for name, values in rates.items()
+        },
         "target_advantage": {
-            name: found.to_json() for name, found in (advantages(rates, config.strategy.name) if rates else {}).items()
+            name: found.to_json(seeds)
+            for name, found in (advantages(rates, config.strategy.name) if rates else {}).items()
         },
         "n_harmful": chosen["harmful"],
         "bias": chosen["bias"],
@@ -124,7 +127,7 @@ def _lines(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _interval(found: Mapping[str, Any], form: str) -> str:
     if found["low"] is None:
         return ""
-    return f" (95 % over {len(found['seeds'])} seeds: {100 * found['low']:{form}} to {100 * found['high']:{form}})"
+    return f" (95 % over {len(found['by_seed'])} seeds: {100 * found['low']:{form}} to {100 * found['high']:{form}})"
 
 
 def _rate(training: Finished) -> float:

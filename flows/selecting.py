@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from flows.files import copy_atomic
@@ -39,8 +41,14 @@ class SelectRun(RecordedRun):
         return select_prepared
 
     def check(self) -> None:
-        """Look for what earlier runs over this pool left."""
-        config = self.config
+        """Say what is left out of the target; look for what earlier runs over this pool left."""
+        config, target = self.config, self.loaded["select"]
+        if target["left_out"]:
+            self.screen.line(
+                f"{target['left_out']:,} rows of target.data are of its split test, or another one, and so no target rows"
+            )
+        if copies := target["rows"] - target["choosing"] - target["measuring"]:
+            self.screen.line(f"{copies:,} target rows do not measure: they hold what one that chooses does, or nearly")
         if not config.grow or config.index.path is not None:
             return
         alike = {
@@ -204,6 +212,14 @@ class SelectRun(RecordedRun):
         self.end(summary, results, figures)
         return summary
 
+    def note_training(self, title: str, done: Finished, params: Mapping[str, Any]) -> None:
+        """As every run notes one, its figures named by the rows they are of: held-out target rows."""
+        values = done.values | {
+            "metrics": _held_out(done.values["metrics"]),
+            "history": [_held_out(epoch) for epoch in done.values["history"]],
+        }
+        super().note_training(title, replace(done, values=values), params)
+
     def registers(self) -> str | None:
         """The model fine-tuned on the selection with the first seed."""
         return self.runs.get(f"{self.config.strategy.name}-{self.seeds[0]}") if self.seeds else None
@@ -256,3 +272,8 @@ class SelectRun(RecordedRun):
         scorers = scorers_of(self.stages["train"], self._epochs)
         rows, origins = self.loaded["n_train"], self._origins
         return [one.version(self.stages[one.title], origin, rows) for one, origin in zip(scorers, origins, strict=True)]
+
+
+def _held_out(figures: Mapping[str, float]) -> dict[str, float]:
+    """Figures of what a training takes for its validation rows, under names that say which these are."""
+    return {re.sub("^val_", "held_out_", name): value for name, value in figures.items()}

@@ -140,7 +140,7 @@ def _found(summary: Mapping[str, Any]) -> list[Figure]:
 
 
 def _figure(name: str, found: Mapping[str, Any], unit: Any) -> Figure:
-    return Figure(name, found["mean"], found["low"], found["high"], unit, f"mean over {len(found['seeds'])} seeds")
+    return Figure(name, found["mean"], found["low"], found["high"], unit, f"mean over {len(found['by_seed'])} seeds")
 
 
 def _sources(data: ExampleData, scores: pl.DataFrame) -> tuple[str, list[Share]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -104,7 +105,7 @@ def test_the_summary_has_the_promised_keys(first: dict[str, Any]) -> None:
     assert 0 < first["n_harmful"] < first["n_pool"] and -1 <= first["bias"]["length"] <= 1
     assert list(first["target_accuracy"]) == ["top_k", "random"]
     for found in first["target_accuracy"].values():
-        assert 0 <= found["low"] <= found["mean"] <= found["high"] <= 1 and len(found["seeds"]) == 2
+        assert 0 <= found["low"] <= found["mean"] <= found["high"] <= 1 and list(found["by_seed"]) == ["1", "2"]
     assert list(first["target_advantage"]) == ["random"]
     assert first["steps"] == 12 and first["index"]["grown_from"] is None
     assert {"data", "target", "selection", "run", "code", "index"} <= set(first["digests"])
@@ -202,8 +203,9 @@ def test_one_mlflow_run_has_a_child_for_each_training(first: dict[str, Any]) -> 
     children = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
     names = {f"{name}-{seed}" for name in first["target_accuracy"] for seed in (1, 2)}
     assert {child.info.run_name for child in children} == names | {"train"}
-    held_out = {child.data.metrics["val_n"] for child in children}
+    held_out = {child.data.metrics["held_out_n"] for child in children}
     assert held_out == {first["n_held_out"]}, "every model is measured on the target rows that did not choose"
+    assert not {name for child in children for name in child.data.metrics if name.startswith("val_")}
 
 
 def test_a_pool_that_grew_has_only_its_new_rows_indexed(
@@ -230,6 +232,27 @@ def test_a_pool_that_grew_has_only_its_new_rows_indexed(
     assert [x["grown_from"] for x in summary["checkpoints"]] == [x["digest"] for x in first["checkpoints"]]
     assert curate(*later) == 0
     assert "Unchanged" in capsys.readouterr().out
+
+
+def test_states_of_a_pool_go_with_their_stages(
+    first: dict[str, Any], workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(workspace / "pools", tmp_path / "pools")
+    (tmp_path / "stages").mkdir()
+    kept = {first["checkpoints"][0]["digest"], first["checkpoints"][1]["digest"]}
+    for folder in (workspace / "stages").iterdir():  # those of the first state of the pool only
+        if folder.is_dir() and (folder.name.startswith("train-") or folder.name[6:] in {x[:16] for x in kept}):
+            (tmp_path / "stages" / folder.name).mkdir()
+    (pool,) = (path for path in (tmp_path / "pools").iterdir() if path.is_dir())
+    before = json.loads((pool / "states.json").read_text())["states"]
+    assert main(["workspace", "prune", "--workspace", str(tmp_path), "--keep-days", "1"]) == 0
+    after = json.loads((pool / "states.json").read_text())["states"]
+    assert after == before[:1] and len(before) == 2
+    assert [path.name for path in pool.glob("rows-*")] == [after[0]["rows"]]
+    assert main(["workspace", "prune", "--workspace", str(tmp_path), "--keep-days", "0", "--dry-run"]) == 0
+    assert "1 states of pools" in capsys.readouterr().out and pool.is_dir()
+    assert main(["workspace", "prune", "--workspace", str(tmp_path), "--keep-days", "0"]) == 0
+    assert not list((tmp_path / "pools").iterdir())
 
 
 def test_a_training_is_one_of_the_rows_it_is_measured_on() -> None:

@@ -241,7 +241,7 @@ def test_a_tiny_pool_is_refused_by_load(tmp_path: Path) -> None:
 
 def test_a_pool_of_duplicates_is_refused_with_numbers(tmp_path: Path) -> None:
     rows = [(f"r{row}", f"the same words again, {row % 3}", row % 2) for row in range(30)]
-    own = texts(tmp_path, "target.csv", [(f"t{row}", f"something else {row}", row % 2) for row in range(6)])
+    own = texts(tmp_path, "target.csv", [(f"t{row}", f"{chr(97 + row) * 9} else", row % 2) for row in range(6)])
     config = {
         "data": texts(tmp_path, "pool.csv", rows),
         "target": {"data": own, "examples": 3},
@@ -258,7 +258,7 @@ def test_a_pool_of_duplicates_is_refused_with_numbers(tmp_path: Path) -> None:
 
 def test_targets_of_another_source_are_coded_as_the_pool_and_must_be_made_alike(tmp_path: Path) -> None:
     pool = texts(tmp_path, "pool.csv", [(f"r{row}", f"words of row {row}", "abc"[row % 3]) for row in range(30)])
-    two = texts(tmp_path, "two.csv", [(f"t{row}", f"something else {row}", "cb"[row % 2]) for row in range(6)])
+    two = texts(tmp_path, "two.csv", [(f"t{row}", f"{chr(97 + row) * 9} else", "cb"[row % 2]) for row in range(6)])
     config = {"data": pool, "target": {"data": two, "examples": 3}, "budget": {"rows": 9}, "controls": []}
     given = arguments(tmp_path, config)
     targets = open_targets(given, open_data(given))
@@ -268,7 +268,7 @@ def test_targets_of_another_source_are_coded_as_the_pool_and_must_be_made_alike(
     given = arguments(tmp_path, config | {"target": {"data": buckets, "examples": 3}})
     with pytest.raises(DataError, match="target.data: vocab_buckets is 999, that of the pool 16384"):
         open_targets(given, open_data(given))
-    unknown = texts(tmp_path, "unknown.csv", [(f"t{row}", f"something else {row}", "de"[row % 2]) for row in range(6)])
+    unknown = texts(tmp_path, "unknown.csv", [(f"t{row}", f"{chr(97 + row) * 9} else", "de"[row % 2]) for row in range(6)])
     given = arguments(tmp_path, config | {"target": {"data": unknown, "examples": 3}})
     with pytest.raises(DataError, match="no training row of the pool has the label 'd', 'e'"):
         open_targets(given, open_data(given))
@@ -276,7 +276,7 @@ def test_targets_of_another_source_are_coded_as_the_pool_and_must_be_made_alike(
 
 def test_copies_of_target_rows_that_choose_do_not_measure(tmp_path: Path) -> None:
     pool = texts(tmp_path, "pool.csv", [(f"r{row}", f"words of row {row}", row % 2) for row in range(30)])
-    own = texts(tmp_path, "own.csv", [(f"t{row}", f"something else {row // 3}", row // 3 % 2) for row in range(12)])
+    own = texts(tmp_path, "own.csv", [(f"t{row}", f"{chr(97 + row // 3) * 9} else", row // 3 % 2) for row in range(12)])
     config = {"data": pool, "target": {"data": own, "examples": 3}, "budget": {"rows": 9}, "controls": []}
     given = arguments(tmp_path, config)
     targets = open_targets(given, open_data(given))
@@ -284,8 +284,36 @@ def test_copies_of_target_rows_that_choose_do_not_measure(tmp_path: Path) -> Non
     assert not {said[row] for row in targets.choosing} & {said[row] for row in targets.measuring}
     assert len(targets.measuring) == 12 - 3 * len({said[row] for row in targets.choosing})
     given = arguments(tmp_path, config | {"target": {"data": own, "examples": 11}})
-    with pytest.raises(DataError, match="all 1 target rows in target.data that are to measure hold exactly what one"):
+    with pytest.raises(DataError, match="all 1 target rows in target.data that are to measure hold exactly or nearly"):
         open_targets(given, open_data(given))
+
+
+def test_near_copies_of_target_rows_that_choose_do_not_measure_either(tmp_path: Path) -> None:
+    pool = texts(tmp_path, "pool.csv", [(f"r{row}", f"words of row {row}", row % 2) for row in range(30)])
+    said = [f"the {word} of the {word} is here with a {word} and another {word}" for word in ("sea", "fire", "stone")]
+    rows = [(f"t{row}", said[row // 4] + "!" * (row % 4) + " so" * (row % 2), row // 4 % 2) for row in range(12)]
+    own = texts(tmp_path, "own.csv", rows)
+    config = {"data": pool, "target": {"data": own, "examples": 2}, "budget": {"rows": 9}, "controls": []}
+    found = []
+    for near in (None, 0.7):
+        given = arguments(tmp_path, config | {"decontaminate": {"near": near}})
+        found.append(open_targets(given, open_data(given)))
+    equal, alike = found
+    chose = {row // 4 for row in alike.choosing.tolist()}
+    assert {row // 4 for row in equal.measuring.tolist()} == {0, 1, 2}
+    assert {row // 4 for row in alike.measuring.tolist()} == {0, 1, 2} - chose and equal.digest != alike.digest
+
+
+def test_rows_of_another_split_of_the_targets_data_are_told(tmp_path: Path) -> None:
+    pool = texts(tmp_path, "pool.csv", [(f"r{row}", f"words of row {row}", row % 2) for row in range(30)])
+    own = texts(tmp_path, "own.csv", [(f"t{row}", f"{chr(97 + row) * 9} else", row % 2) for row in range(12)])
+    frame = pl.read_csv(tmp_path / "own.csv")
+    frame.with_columns(split=pl.Series(["train"] * 7 + ["test"] * 3 + ["validation"] * 2)).write_csv(
+        tmp_path / "own.csv"
+    )
+    config = {"data": pool, "target": {"data": own, "examples": 3}, "budget": {"rows": 9}, "controls": []}
+    found = prepare.load(arguments(tmp_path, config), tmp_path, ignore).values["select"]
+    assert (found["rows"], found["left_out"]) == (9, 3)
 
 
 def test_a_row_whose_tokens_are_made_otherwise_is_another_row_of_a_growing_pool(tmp_path: Path) -> None:
