@@ -27,6 +27,8 @@ from curation.selection.strategies import Strategy, build_strategy
 from flows.files import digest_of
 from flows.stages.common import Arguments, device, open_data
 
+SHOWN = 24
+"""Characters of an option of the data in a message: of a tokenizer it may be a digest."""
 LEAST_ROWS = 10
 """Rows of the smallest pool there is something to choose from."""
 
@@ -302,11 +304,15 @@ def _check_source(data: ExampleData, source: ExampleData) -> None:
         names: tuple[str, ...] = ("tokenizer", "vocab_size", "vocab_buckets", "pad_id")
     else:
         names = ("input_shape",)
-    problems = [
-        f"target.data: {name} is {theirs[name]!r}, that of the pool {mine[name]!r}; rows of both must be made alike"
+    other = [
+        f"{name} {str(theirs.get(name))[:SHOWN]} there, {str(mine[name])[:SHOWN]} here"
         for name in names
         if name in mine and theirs.get(name) != mine[name]
     ]
+    problems = [
+        f"target.data: its rows are made otherwise than the pool's ({'; '.join(other)}), and a model takes the one or the other: "
+        "give target.data.init_args the options that data.init_args has, the same tokenizer by name or folder among them"
+    ][: len(other)]
     if isinstance(data, CuratedData) and isinstance(source, CuratedData):
         unknown = [label for label in source.classes if label not in data.classes]
         if unknown:

@@ -266,9 +266,11 @@ def test_targets_of_another_source_are_coded_as_the_pool_and_must_be_made_alike(
     assert sorted([*targets.choosing, *targets.measuring]) == list(range(6)) and len(targets.choosing) == 3
     buckets = {**two, "init_args": two["init_args"] | {"buckets": 999}}
     given = arguments(tmp_path, config | {"target": {"data": buckets, "examples": 3}})
-    with pytest.raises(DataError, match="target.data: vocab_buckets is 999, that of the pool 16384"):
+    with pytest.raises(DataError, match=r"made otherwise than the pool's \(vocab_buckets 999 there, 16384 here\)"):
         open_targets(given, open_data(given))
-    unknown = texts(tmp_path, "unknown.csv", [(f"t{row}", f"{chr(97 + row) * 9} else", "de"[row % 2]) for row in range(6)])
+    unknown = texts(
+        tmp_path, "unknown.csv", [(f"t{row}", f"{chr(97 + row) * 9} else", "de"[row % 2]) for row in range(6)]
+    )
     given = arguments(tmp_path, config | {"target": {"data": unknown, "examples": 3}})
     with pytest.raises(DataError, match="no training row of the pool has the label 'd', 'e'"):
         open_targets(given, open_data(given))
