@@ -73,8 +73,9 @@ def group_scores(
     for start in range(0, groups, most):
         chosen = range(start, min(start + most, groups))
         queries = [_group_gradients(x, batches, places, np.array(chosen), normalise, weights) for x in checkpoints]
-        for first, scores in _stretches(checkpoints, queries, norms):
-            yield Part(chosen, first, scores)
+        with closing(_stretches(checkpoints, queries, norms)) as parts:
+            for first, scores in parts:
+                yield Part(chosen, first, scores)
 
 
 def _group_gradients(
