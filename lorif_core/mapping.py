@@ -1,7 +1,7 @@
 """An open file: its bytes where the operating system keeps them, in memory shared with every reader, or as a copy.
 
-What is mapped costs no copy, and little else where the disk was read into large pages. But a mapped file that somebody
-shrinks, or a disk that fails, ends the process that touches what is not there. So who uses a mapping asks for its bytes first
+What is mapped costs no copy. But a mapped file that somebody shrinks, or a disk that fails, ends the process that touches what
+is not there. So who uses a mapping asks for its bytes first
 (`MADV_POPULATE_READ`: microseconds for what is in memory), and reads a copy of what does not come: an ordinary error then says
 what is wrong. Where that cannot be asked (before Linux 5.14, elsewhere), nothing is mapped, everything copied.
 
@@ -51,8 +51,7 @@ class MappedFile:
                 self._descriptor, 0, access=mmap.ACCESS_COPY
             )  # what tensors want: they know no read-only
             self._mapped = torch.frombuffer(private, dtype=torch.uint8)
-            for one in (mmap.MADV_SEQUENTIAL, mmap.MADV_HUGEPAGE):  # the disk is read far ahead, into large pages
-                _advise(self._mapped, one)
+            _advise(self._mapped, mmap.MADV_SEQUENTIAL)  # the disk is read far ahead
 
     def read(self, start: int, stop: int, room: int = 0) -> Tensor:
         """A copy of bytes start to stop, uint8, and behind them `room` more that may be touched, whatever they hold.
@@ -79,9 +78,16 @@ class MappedFile:
         return self._mapped if self.fetch() else self.read(0, self.size)
 
     def fetch(self) -> bool:
-        """Whether it is mapped and now in memory, all of it, read in the order of the disk; elsewhere the disk is only asked."""
+        """Whether it is mapped and now in memory, all of it, read in the order of the disk; elsewhere the disk is only asked.
+
+        Each page is touched, in order, too: where the machine is virtual, its host then maps them to it many at a time. Left to
+        the kernels, which use them in another order, this took several times as long as the query.
+        """
         if len(self._mapped):
-            return _advise(self._mapped, POPULATE_READ) and not self.shrunk()
+            if not _advise(self._mapped, POPULATE_READ) or self.shrunk():
+                return False
+            self._mapped[:: mmap.PAGESIZE].sum()
+            return True
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
         return False
