@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ def summarise(
     """
     loaded, excluded, chosen = (stages[name].values for name in ("load", "exclude", "choose"))
     rates = {name: [_rate(one) for one in found] for name, found in tuned.items()}
+    losses = {name: [float(one.values["metrics"]["val_loss"]) for one in found] for name, found in tuned.items()}
     target = loaded["select"]
     return {
         "status": "finished",
@@ -66,6 +68,9 @@ def summarise(
         "target_groups": target["groups"],
         "target_accuracy": {
             name: over_seeds(values, within=(0.0, 1.0)).to_json(seeds) for name, values in rates.items()
+        },
+        "target_loss": {
+            name: over_seeds(values, within=(0.0, math.inf)).to_json(seeds) for name, values in losses.items()
         },
         "target_advantage": {
             name: found.to_json(seeds)
@@ -120,14 +125,16 @@ def _lines(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield f"Target after {name}", f"{100 * found['mean']:.1f} %{_interval(found, '.1f')}"
     for name, found in summary["target_advantage"].items():
         yield f"Better than {name} by", f"{100 * found['mean']:+.1f} points{_interval(found, '+.1f')}"
+    for name, found in summary["target_loss"].items():
+        yield f"Target loss after {name}", f"{found['mean']:.3f}{_interval(found, '.3f', times=1)}"
     yield from ((name.capitalize(), path) for name, path in summary["files"].items())
     yield "MLflow page", summary["mlflow_command"]
 
 
-def _interval(found: Mapping[str, Any], form: str) -> str:
+def _interval(found: Mapping[str, Any], form: str, times: float = 100) -> str:
     if found["low"] is None:
         return ""
-    return f" (95 % over {len(found['by_seed'])} seeds: {100 * found['low']:{form}} to {100 * found['high']:{form}})"
+    return f" (95 % over {len(found['by_seed'])} seeds: {times * found['low']:{form}} to {times * found['high']:{form}})"
 
 
 def _rate(training: Finished) -> float:

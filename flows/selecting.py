@@ -208,7 +208,8 @@ class SelectRun(RecordedRun):
             results.append(MODEL)
             copy_atomic(tuned[self.config.strategy.name][0].files["checkpoint"], target / MODEL)
         summary = self._summary(tuned, results)
-        figures = {f"target_accuracy/{name}": one["mean"] for name, one in summary["target_accuracy"].items()}
+        compared = ("target_accuracy", "target_loss")
+        figures = {f"{key}/{name}": one["mean"] for key in compared for name, one in summary[key].items()}
         self.end(summary, results, figures)
         return summary
 

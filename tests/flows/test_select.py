@@ -106,6 +106,9 @@ def test_the_summary_has_the_promised_keys(first: dict[str, Any]) -> None:
     assert list(first["target_accuracy"]) == ["top_k", "random"]
     for found in first["target_accuracy"].values():
         assert 0 <= found["low"] <= found["mean"] <= found["high"] <= 1 and list(found["by_seed"]) == ["1", "2"]
+    assert list(first["target_loss"]) == ["top_k", "random"]
+    for found in first["target_loss"].values():  # nats, of what the accuracy is of
+        assert 0 <= found["low"] <= found["mean"] <= found["high"] and list(found["by_seed"]) == ["1", "2"]
     assert list(first["target_advantage"]) == ["random"]
     assert first["steps"] == 12 and first["index"]["grown_from"] is None
     assert {"data", "target", "selection", "run", "code", "index"} <= set(first["digests"])
@@ -199,7 +202,8 @@ def test_the_page_shows_the_top_row_beside_target_rows(first: dict[str, Any], fo
 def test_one_mlflow_run_has_a_child_for_each_training(first: dict[str, Any]) -> None:
     client = MlflowClient(first["mlflow_tracking_uri"])
     run = client.get_run(first["mlflow_run_id"])
-    assert run.data.metrics["target_accuracy/top_k"] == first["target_accuracy"]["top_k"]["mean"]
+    for key in ("target_accuracy", "target_loss"):
+        assert run.data.metrics[f"{key}/top_k"] == first[key]["top_k"]["mean"]
     children = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
     names = {f"{name}-{seed}" for name in first["target_accuracy"] for seed in (1, 2)}
     assert {child.info.run_name for child in children} == names | {"train"}
