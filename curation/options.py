@@ -11,6 +11,17 @@ from curation.errors import CurationError
 T = TypeVar("T")
 
 
+def made_by_name(what: str, kinds: Mapping[str, type[T]], name: str, options: Mapping[str, Any]) -> T:
+    """The dataclass called ``name`` among ``kinds``, of ``options``.
+
+    Raises:
+        CurationError: no such ``what``, or as `made_of`; lists those there are.
+    """
+    if name not in kinds:
+        raise CurationError(f"{what}: expected one of {', '.join(kinds)}; got {name!r}")
+    return made_of(f"{what} {name}", kinds[name], options)
+
+
 def made_of(what: str, kind: type[T], options: Mapping[str, Any]) -> T:
     """The dataclass ``kind`` of ``options``.
 

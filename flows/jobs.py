@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -27,9 +28,7 @@ def clean(options: argparse.Namespace, tokens: list[str]) -> int:
     Raises:
         CurationError: as `flows.cli` reports them.
     """
-    config = _config(CleanConfig, options, tokens)
-    with Screen() as screen, CleanRun(config, screen, options.command) as run:
-        found = _run(run)
+    found = _found(CleanConfig, CleanRun, options, tokens)
     summary.closing_table(found, Console())
     return 0
 
@@ -44,9 +43,7 @@ def select(options: argparse.Namespace, tokens: list[str]) -> int:
     from flows.select_schema import SelectConfig
     from flows.selecting import SelectRun
 
-    config = _config(SelectConfig, options, tokens)
-    with Screen() as screen, SelectRun(config, screen, options.command) as run:
-        found = _run(run)
+    found = _found(SelectConfig, SelectRun, options, tokens)
     select_summary.closing_table(found, Console())
     return 0
 
@@ -61,12 +58,22 @@ def unlearn(options: argparse.Namespace, tokens: list[str]) -> int:
     from flows.unlearn_schema import UnlearnConfig
     from flows.unlearning import UnlearnRun
 
-    config = _config(UnlearnConfig, options, tokens)
-    with Screen() as screen, UnlearnRun(config, screen, options.command) as run:
-        found = _run(run)
+    found = _found(UnlearnConfig, UnlearnRun, options, tokens)
     unlearn_summary.closing_table(found, Console())
     left = (found.get("purge") or {}).get("left")
     return 0 if found["status"] in unlearn_summary.DONE and not left else 1
+
+
+def _found(
+    schema: type[Config],
+    kind: Callable[[Config, Screen, str], RecordedRun],
+    options: argparse.Namespace,
+    tokens: list[str],
+) -> dict[str, Any]:
+    """The summary of a run of ``kind``."""
+    config = _config(schema, options, tokens)
+    with Screen() as screen, kind(config, screen, options.command) as run:
+        return _run(run)
 
 
 def _config(schema: type[Config], options: argparse.Namespace, tokens: list[str]) -> Config:

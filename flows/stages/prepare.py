@@ -13,8 +13,9 @@ from curation.errors import CurationError, ModelError, TrainingError
 from curation.examples import table_digest, write_parquet_atomic
 from curation.mislabel import forward_pass
 from curation.models import kind_of
+from curation.options import made_of
 from curation.unlearning.newton_head import NEWTON, NewtonOptions, check_head
-from curation.unlearning.objectives import build_objective, with_options
+from curation.unlearning.objectives import build_objective
 from flows.files import digest_file, digest_of
 from flows.requests import named_ids
 from flows.stages import resolving, targeting
@@ -124,7 +125,7 @@ def _check_objective(options: Arguments, model: nn.Module, batch: Any) -> None:
     """
     try:
         if options["objective"] == NEWTON:
-            with_options(NEWTON, NewtonOptions, options["options"])
+            made_of(f"objective {NEWTON}", NewtonOptions, options["options"])
             check_head(model, batch)
         else:
             build_objective(options["objective"], options["options"])

@@ -14,11 +14,12 @@ from curation.data import ExampleData
 from curation.data.questions import Questions
 from curation.errors import DataError
 from curation.models.checkpoints import read_checkpoint, write_checkpoint
+from curation.options import made_of
 from curation.training import TrainOptions, train
 from curation.unlearning.changes import Changes
 from curation.unlearning.module import Refresh, evenly_spaced
 from curation.unlearning.newton_head import NEWTON, NewtonOptions, unlearn_head
-from curation.unlearning.objectives import build_objective, with_options
+from curation.unlearning.objectives import build_objective
 from curation.unlearning.rows import Rows
 from curation.unlearning.unlearner import REFERENCE, unlearn
 from curation.unlearning.ways import Aligner
@@ -52,7 +53,7 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     forget, retain = split_rows(data, pl.read_parquet(arguments["records"]), options)
     model = trained_model(arguments, data, arguments["checkpoint"])
     if options["objective"] == NEWTON:
-        step = unlearn_head(model, forget, retain, with_options(NEWTON, NewtonOptions, options["options"]))
+        step = unlearn_head(model, forget, retain, made_of(f"objective {NEWTON}", NewtonOptions, options["options"]))
         newton: dict[str, Any] = {"newton": asdict(step.step), "warnings": step.step.warnings()}
         return _written(
             arguments, folder, model.cpu(), step.changes, step.curve, step.seconds, [1.0] * len(forget), newton

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from curation.errors import CurationError
-from curation.options import made_of
+from curation.options import made_by_name
 from curation.selection.strategies.base import Selection, Strategy
 from curation.selection.strategies.density import Density
 from curation.selection.strategies.facility_location import FacilityLocation
@@ -44,6 +43,4 @@ def build_strategy(name: str, options: Mapping[str, Any]) -> Strategy:
     Raises:
         CurationError: no such strategy or options; lists those there are.
     """
-    if name not in STRATEGIES:
-        raise CurationError(f"strategy: expected one of {', '.join(STRATEGIES)}; got {name!r}")
-    return made_of(f"strategy {name}", STRATEGIES[name], options)
+    return made_by_name("strategy", STRATEGIES, name, options)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
-from curation.errors import CurationError
-from curation.options import made_of
+from curation.options import made_by_name
 from curation.unlearning.objectives.ascent import Ascent
 from curation.unlearning.objectives.base import Retain, Step, UnlearningObjective
 from curation.unlearning.objectives.bounded_ascent import BoundedAscent
@@ -33,10 +32,7 @@ __all__ = [
     "Step",
     "UnlearningObjective",
     "build_objective",
-    "with_options",
 ]
-
-T = TypeVar("T")
 
 OBJECTIVES: dict[str, type[UnlearningObjective]] = {
     "ascent": Ascent,
@@ -57,15 +53,4 @@ def build_objective(name: str, options: Mapping[str, Any]) -> UnlearningObjectiv
     Raises:
         CurationError: no such objective or options; lists those there are.
     """
-    if name not in OBJECTIVES:
-        raise CurationError(f"objective: expected one of {', '.join(OBJECTIVES)}; got {name!r}")
-    return with_options(name, OBJECTIVES[name], options)
-
-
-def with_options(name: str, kind: type[T], options: Mapping[str, Any]) -> T:
-    """The dataclass ``kind`` of the options of the objective called ``name``.
-
-    Raises:
-        CurationError: unknown, missing or wrong options; lists those there are.
-    """
-    return made_of(f"objective {name}", kind, options)
+    return made_by_name("objective", OBJECTIVES, name, options)

@@ -11,8 +11,8 @@ from torch.utils.data import TensorDataset, default_collate
 
 from curation.errors import CurationError, ModelError
 from curation.models import TabularClassifier, TinyGPT
+from curation.options import made_of
 from curation.unlearning.newton_head import NEWTON, NewtonOptions, check_head, unlearn_head
-from curation.unlearning.objectives import with_options
 from curation.unlearning.rows import Rows
 from tests.curation.unlearning.test_newton import L2, fitted
 
@@ -93,6 +93,6 @@ def test_what_has_no_small_linear_head_is_refused(problem: tuple[TabularClassifi
     ):
         check_head(TabularClassifier((4,), 3, hidden=(3000,)), (x, y))
     with pytest.raises(CurationError, match="unknown options ridge; it takes l2, steps"):
-        with_options(NEWTON, NewtonOptions, {"ridge": 1})
+        made_of(NEWTON, NewtonOptions, {"ridge": 1})
     with pytest.raises(CurationError, match="l2: expected a number above 0, got 0"):
-        with_options(NEWTON, NewtonOptions, {"l2": 0})
+        made_of(NEWTON, NewtonOptions, {"l2": 0})
