@@ -134,7 +134,9 @@ def _lines(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _interval(found: Mapping[str, Any], form: str, times: float = 100) -> str:
     if found["low"] is None:
         return ""
-    return f" (95 % over {len(found['by_seed'])} seeds: {times * found['low']:{form}} to {times * found['high']:{form}})"
+    return (
+        f" (95 % over {len(found['by_seed'])} seeds: {times * found['low']:{form}} to {times * found['high']:{form}})"
+    )
 
 
 def _rate(training: Finished) -> float:
