@@ -1,4 +1,4 @@
-"""A person's approval of a run, bound to the digest of the records it is about: a file in the run's folder.
+"""A person's approval of a run, bound to the digest of the records it is about and of what follows: a file in the run's folder.
 
 `curate unlearn` writes the question, `curate approve RUN` the answer, and the next start of the run goes on from there. Who
 answers is who they say they are: there is no login, but whoever can write to the folder could do anything else there, too.
@@ -10,6 +10,7 @@ import argparse
 import getpass
 import os
 import shlex
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from filelock import FileLock, Timeout
 
+from curation.unlearning.canonical import canonical
 from flows.errors import ConfigError
 from flows.files import read_json, write_json
 from flows.outputs import LOCK, RUN, SUMMARY
@@ -27,33 +29,39 @@ if TYPE_CHECKING:
 
 APPROVAL = "approval.json"
 AWAITING, APPROVED, REJECTED, EXPIRED = "awaiting_approval", "approved", "rejected", "expired"
+_ASKED = {"digest", "follows", "asked", "expires_after", "decision"}
 
 
-def digest_of_records(file: Path, salt: Salt, dataset: str) -> str:
-    """Salted hash (hex) of which records are meant and of what is in them.
+def digest_of(file: Path, follows: Sequence[str], salt: Salt, dataset: str) -> str:
+    """Salted hash (hex) of which records are meant, of what is in them, and of what becomes of the result.
 
     Args:
         file: `records` of the stage resolve.
+        follows: what happens once it is approved, a sentence each.
         salt: so that the digest, which stays in ledger and evidence, gives no id away.
         dataset: name of the data.
     """
     import polars as pl
 
     rows = pl.read_parquet(file).select(pl.col("example_id").cast(pl.String), "content").sort("example_id")
-    return salt.salted("approval", dataset, *(part for row in rows.iter_rows() for part in row))
+    return salt.salted(
+        "approval", dataset, canonical(list(follows)).decode(), *(p for row in rows.iter_rows() for p in row)
+    )
 
 
-def status(folder: Path, digest: str, hours: float | None) -> str:
-    """How it stands with the approval of these records; asked for where it was not, or was for other records.
+def status(folder: Path, digest: str, hours: float | None, follows: Sequence[str] = ()) -> str:
+    """How it stands with the approval; asked for where it was not, or was for other records or to another end.
 
     Args:
         folder: of the run.
-        digest: of the records.
+        digest: `digest_of`.
         hours: after which a question without an answer, or an approval that was not acted on, is void; None: never.
+        follows: what happens once it is approved, shown to who is asked.
     """
     entry = _read(folder)
     if entry is None or entry["digest"] != digest:
-        write_json(folder / APPROVAL, {"digest": digest, "asked": _now(), "expires_after": hours, "decision": None})
+        asked = {"digest": digest, "follows": list(follows), "asked": _now(), "expires_after": hours, "decision": None}
+        write_json(folder / APPROVAL, asked)
         return AWAITING
     if entry.get("acted_on"):
         return APPROVED
@@ -65,12 +73,12 @@ def status(folder: Path, digest: str, hours: float | None) -> str:
 
 
 def entry_of(folder: Path) -> dict[str, Any] | None:
-    """What is known of the approval: `digest`, `asked`, `decision`, `by`, `decided`, `reason`, and the `command` that answers."""
+    """What is known of the approval: `digest`, what `follows`, `asked`, `decision`, `by`, `decided`, `reason`, the `command`."""
     entry = _read(folder)
     if entry is None:
         return None
     command = shlex.join(["curate", "approve", str(folder), "--digest", entry["digest"]])
-    kept = {name: entry.get(name) for name in ("digest", "asked", "decision", "by", "decided", "reason")}
+    kept = {name: entry.get(name) for name in ("digest", "follows", "asked", "decision", "by", "decided", "reason")}
     return kept | {"command": command}
 
 
@@ -105,11 +113,15 @@ def approve(options: argparse.Namespace) -> int:
     except Timeout:
         raise ConfigError(f"RUN: a process is at work on {folder}: wait for it to end") from None
     print(f"{entry['decision']} by {entry['by']}: {folder}")
+    if entry["decision"] == APPROVED:
+        for sentence in entry["follows"]:
+            print(sentence)
     print(f"Go on with: {(read_json(folder / RUN) or {}).get('command')}")
     return 0
 
 
 def _answer(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Note the answer; gives it, and what `follows`."""
     entry = _read(folder)
     if entry is None:
         raise ConfigError(
@@ -119,8 +131,8 @@ def _answer(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     problems = []
     if options.digest != entry["digest"]:
         problems.append(
-            f"--digest: these are not the records that {folder} asks for now ({entry['digest']}): look at its "
-            "records.parquet, then answer for that digest"
+            f"--digest: these are not the records that {folder} asks for now ({entry['digest']}), or what follows is another "
+            "thing: look at its records.parquet and summary.json, then answer for that digest"
         )
     if entry.get("acted_on"):
         problems.append(f"RUN: approved by {entry['by']}, and acted on since {entry['acted_on']}")
@@ -142,7 +154,7 @@ def _answer(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     said = {"decision": decision, "by": by, "reason": reason}
     _note(folder, said | {"digest": entry["digest"]})
     write_json(folder / APPROVAL, entry | said | {"decided": _now()})
-    return said
+    return said | {"follows": entry["follows"]}
 
 
 def _note(folder: Path, said: dict[str, str]) -> None:
@@ -179,7 +191,7 @@ def _user() -> str:
 def _read(folder: Path) -> dict[str, Any] | None:
     """The question and its answer, if there is one; a file that was tampered with counts as none."""
     entry = read_json(folder / APPROVAL)
-    return entry if entry is not None and {"digest", "asked", "expires_after", "decision"} <= entry.keys() else None
+    return entry if entry is not None and entry.keys() >= _ASKED else None
 
 
 def _is_void(entry: dict[str, Any]) -> bool:

@@ -39,7 +39,7 @@ COMMANDS = {
     "index": "build, query, inspect, verify or change a LoRIF index",
     "requests": "note requests to remove records, list them, check their evidence",
     "select": "choose the rows worth fine-tuning on, and show it",
-    "serve": "run clean on a schedule",
+    "serve": "run clean or select on a schedule",
     "unlearn": "remove records from a model, keep the rest, and show it",
     "workspace": "free the space of results that no run uses",
 }
@@ -217,7 +217,7 @@ def _index(tokens: list[str]) -> int:
 
 
 def _serve(tokens: list[str]) -> int:
-    from flows.schema import ServeConfig
+    from flows.serve_schema import ServeConfig
 
     def run(options: argparse.Namespace, overrides: list[str]) -> int:
         from flows import serving

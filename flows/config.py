@@ -22,7 +22,16 @@ DISTRIBUTION = "lorif-curation"
 Schema = TypeVar("Schema", bound=BaseModel)
 
 # Keys of the schema that name files or folders; relative ones in a file are meant from the file's folder.
-_PATHS = ("model.checkpoint", "index.path", "workspace", "output_dir", "clean", "request.ids_file", "evidence.key")
+_PATHS = (
+    "model.checkpoint",
+    "index.path",
+    "workspace",
+    "output_dir",
+    "clean",
+    "select",
+    "request.ids_file",
+    "evidence.key",
+)
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""What earlier runs of select over the same growing pool left: their model and index, to be kept and added to.
+"""What earlier runs of select over the same growing pool left: their model and indexes, to be kept and added to.
 
 ``WORKSPACE/pools/NAME-KEY/`` has the pool's states in ``states.json``, oldest first, and the rows of each. A state is usable
 while its stages are in the workspace; a run over a pool that grew takes the latest whose rows are all still there.
@@ -6,7 +6,8 @@ while its stages are in the workspace; a run over a pool that grew takes the lat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,15 +28,15 @@ class State:
 
     Attributes:
         model: that scored; None: the one that the configuration loads.
-        index: of its rows.
+        indexes: of its rows, one for each state of the model that scores.
         same: whether it has exactly the rows of this run, and not only some of them.
-        origin: digest of the index that this one was grown from; None: it was built at once.
+        origins: digests of the indexes that these were grown from; None: they were built at once.
     """
 
     model: Finished | None
-    index: Finished
+    indexes: list[Finished]
     same: bool
-    origin: str | None
+    origins: list[str | None]
 
 
 class Pools:
@@ -66,24 +67,33 @@ class Pools:
             if not here and not self._is_part(state, rows):
                 continue
             model = runner.find("train", state["model"]) if state["model"] is not None else None
-            index = runner.find(state["stage"], state["index"])
-            if index is None or (model is None and state["model"] is not None):
+            found = [runner.find(one["stage"], one["inputs"]) for one in state["indexes"]]
+            indexes = [index for index in found if index is not None]
+            if len(indexes) < len(found) or (model is None and state["model"] is not None):
                 self._say(
                     "the index of an earlier state of this pool is not in the workspace any more; it is not added to"
                 )
                 continue
-            return State(model, index, bool(here), state["origin"] if here else index.digest)
+            origins = state["origins"] if here else [index.digest for index in indexes]
+            return State(model, indexes, bool(here), origins)
         return None
 
-    def add(self, data_digest: str, rows: Path, model: Finished | None, index: Finished, origin: str | None) -> None:
+    def add(
+        self,
+        data_digest: str,
+        rows: Path,
+        model: Finished | None,
+        indexes: Sequence[Finished],
+        origins: Sequence[str | None],
+    ) -> None:
         """Note what this run made; nothing where it is noted.
 
         Args:
             data_digest: of its data.
             rows: as for :meth:`find`.
             model: that scored; None: one that the configuration loads.
-            index: of its rows.
-            origin: digest of the index it was grown from.
+            indexes: of its rows.
+            origins: digests of the indexes they were grown from.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder.with_suffix(".lock")):
@@ -93,9 +103,9 @@ class Pools:
                 "data": data_digest,
                 "rows": kept.name,
                 "model": None if model is None else read_json(model.folder / INPUTS),
-                "stage": index.stage,
-                "index": read_json(index.folder / INPUTS),
-                "origin": origin,
+                "indexes": [{"stage": x.stage, "inputs": read_json(x.folder / INPUTS)} for x in indexes],
+                "origins": list(origins),
+                "stages": [x.folder.name for x in (*indexes, *([] if model is None else [model]))],
             }
             if state in states:
                 return
@@ -113,3 +123,39 @@ class Pools:
         if before.schema != now.schema:
             return False
         return before.join(now, on=["example_id", "content"], how="anti").is_empty()
+
+
+def prune(workspace: Path, gone: Collection[str], *, dry_run: bool) -> tuple[int, int]:
+    """Forget the states of pools of which a stage is not in the workspace any more: no run could add to their indexes.
+
+    Args:
+        workspace: the workspace folder, in which nothing else is at work.
+        gone: names of stages that count as not there.
+        dry_run: leave everything as it is.
+
+    Returns:
+        How many states, and how many bytes of their rows.
+    """
+
+    def usable(state: Mapping[str, Any]) -> bool:
+        names = state.get("stages", [])  # none: of an earlier version, which nothing finds any more
+        return bool(names) and all(name not in gone and (workspace / "stages" / name).is_dir() for name in names)
+
+    forgotten = freed = 0
+    for file in sorted((workspace / "pools").glob(f"*/{STATES}")):
+        states = (read_json(file) or {"states": []})["states"]
+        kept = [state for state in states if usable(state)]
+        rows = {state["rows"] for state in kept}
+        unused = [path for path in file.parent.glob("rows-*.parquet") if path.name not in rows]
+        forgotten += len(states) - len(kept)
+        freed += sum(path.stat().st_size for path in unused)
+        if dry_run or len(kept) == len(states):
+            continue
+        if kept:
+            write_json(file, {"states": kept})
+            for path in unused:
+                path.unlink()
+        else:
+            shutil.rmtree(file.parent)
+            file.parent.with_suffix(".lock").unlink(missing_ok=True)
+    return forgotten, freed

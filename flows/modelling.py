@@ -35,6 +35,7 @@ class Chosen:
         watched: digest of the rows that every epoch is measured on.
         steps: optimizer steps of an epoch; None: one pass over the rows.
         start: the model; None: a new one, of the weights that the seed draws.
+        states: epochs after which the state of the training is kept, as the file ``epoch-N``.
     """
 
     rows: Path
@@ -42,16 +43,23 @@ class Chosen:
     watched: str
     steps: int | None = None
     start: Finished | None = None
+    states: tuple[int, ...] = ()
 
     def inputs(self) -> dict[str, Any]:
         """What the result depends on: its figures are of the rows watched."""
         start = self.start.digest if self.start else None
-        return {"rows": self.digest, "watched": self.watched, "steps": self.steps, "start": start}
+        return {
+            "rows": self.digest,
+            "watched": self.watched,
+            "steps": self.steps,
+            "start": start,
+            "states": self.states,
+        }
 
     def arguments(self) -> dict[str, Any]:
         """What the stage gets."""
         start = checkpoint_of(self.start) if self.start else None
-        return {"rows": str(self.rows), "steps": self.steps, "start": start}
+        return {"rows": str(self.rows), "steps": self.steps, "start": start, "states": self.states}
 
 
 class ModelRun:
@@ -155,18 +163,18 @@ class ModelRun:
         self.stages[title] = done
         return done
 
-    def index(self, model: Finished) -> Finished:
-        """Index the training rows, or take the index the configuration names."""
+    def index(self, model: Finished, title: str = "index") -> Finished:
+        """Index the training rows, or take the index the configuration names; ``title`` is what the screen calls it."""
         options = self.config.index
         if options.path is not None:
             self.screen.begin("index")
             self.screen.end(f"loaded {options.path}")
             given = _given("index", self.loaded["index"], "manifest", checkout(options.path) / "manifest.json")
-            self.stages["index"] = given
+            self.stages[title] = given
             return given
-        arguments = self.arguments(checkpoint=checkpoint_of(model))
-        self.stages["index"] = self.runner.run("index", self._index_inputs(model), arguments, fresh=self._heavy)
-        return self.stages["index"]
+        arguments, inputs = self.arguments(checkpoint=checkpoint_of(model)), self._index_inputs(model)
+        self.stages[title] = self.runner.run("index", inputs, arguments, fresh=self._heavy, title=title)
+        return self.stages[title]
 
     def is_indexed(self) -> bool:
         """Whether `model` and `index` would only find what is there."""
@@ -175,10 +183,13 @@ class ModelRun:
         model = self._given_model() or self.runner.find("train", self._train_inputs(self.loaded["digest"]))
         return model is not None and self.runner.find("index", self._index_inputs(model)) is not None
 
-    def run(self, stage: str, inputs: dict[str, Any], *, keep: bool = True, **extra: Any) -> Finished:
+    def run(
+        self, stage: str, inputs: dict[str, Any], *, keep: bool = True, title: str | None = None, **extra: Any
+    ) -> Finished:
         """Run a stage of this job; ``extra`` are arguments beside the configuration, paths of earlier results mostly."""
-        self.stages[stage] = self.runner.run(stage, inputs, self.arguments(**extra), keep=keep)
-        return self.stages[stage]
+        done = self.runner.run(stage, inputs, self.arguments(**extra), keep=keep, title=title)
+        self.stages[title or stage] = done
+        return done
 
     def arguments(self, **extra: Any) -> dict[str, Any]:
         """What a stage gets: the sections of the configuration it may need, and ``extra``."""

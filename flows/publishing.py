@@ -1,7 +1,15 @@
 """A model becomes the one in use when the alias of MLflow's registry moves to it: last of all, and back if anything fails.
 
-The intention is noted in the run's folder before the registry is touched. Whatever ends the run before it is finished, the
-alias goes back: at once where an error ends it, with the next start of the same run where it was killed.
+In this order, so that nothing says what has not happened, wherever it is killed:
+
+    the model becomes a version, which no alias points to; the evidence names it, as the one to be published
+    summary.json says `publishing`, the journal in the run's folder what the alias points to
+    the alias moves: from here on the model is in use
+    summary.json says `published`, the run is marked finished: from here on nothing goes back
+    the journal goes, the ledger says `published`
+
+Whatever ends a run before it is finished, summary and alias go back: at once where an error ends it, with the next start of
+the same run where it was killed.
 """
 
 from __future__ import annotations
@@ -14,8 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from curation.unlearning.statuses import PUBLISHED
 from flows.errors import StageError
 from flows.files import digest_file, read_json, write_json
+from flows.outputs import SUMMARY
 from flows.tracking import Tracker
 from lorif_core.atomic import remove
 
@@ -23,8 +33,14 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 JOURNAL = "publishing.json"
+PUBLISHING = "publishing"
+"""Status in the summary of a run whose model may be published, until it is."""
+KNOWN_LAST = ("registered", "alias", "alias_before", "alias_after")
+"""Keys of the summary that have a value once it is."""
+EVIDENCE_TAG = "curate.evidence"
+"""Tag of a version: sha256 of its evidence."""
 STATUS = "curate.status"
-"""Tag of a version: registered, published or rolled_back."""
+"""Tag of a version: registered, published or rolled_back (until it is published after all)."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +91,25 @@ class Place:
         return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
 
+def register(tracker: Tracker, place: Place, trained: str, tags: Mapping[str, str]) -> str:
+    """Make a model a version of the registered one, to which no alias moves yet; repeated, it is the same. Gives the version.
+
+    Args:
+        tracker: that recorded its training.
+        place: where it is to be published.
+        trained: MLflow run of its training.
+        tags: of the version.
+    """
+    return tracker.register(place.name, trained, {**tags, STATUS: "registered"})
+
+
 @contextmanager
 def published(
     tracker: Tracker,
     place: Place,
     folder: Path,
     model: Path,
-    trained: str,
+    version: str,
     tags: Mapping[str, str],
     check: Callable[[], list[str]],
     lock: Path,
@@ -93,7 +121,7 @@ def published(
         place: where it is published.
         folder: of the run; the intention is noted there.
         model: the checkpoint that was checked.
-        trained: MLflow run of its training.
+        version: of it in the registry.
         tags: of the version.
         check: says what speaks against it, last of all before the alias moves.
         lock: file that keeps runs of this workspace from publishing at once.
@@ -106,13 +134,11 @@ def published(
     """
     with FileLock(lock):
         before = place.version()
-        note = {"uri": place.uri, "name": place.name, "alias": place.alias, "before": before, "version": None}
+        note = {"uri": place.uri, "name": place.name, "alias": place.alias, "before": before, "version": version}
         write_json(folder / JOURNAL, note)
-        version = tracker.register(place.name, trained, tags)
-        place.tag(version, {**tags, STATUS: "registered"})
-        write_json(folder / JOURNAL, note | {"version": version})
         finished = False
         try:
+            place.tag(version, tags)
             problems = check()
             if _registered_digest(tracker, place, version, folder / ".registered") != digest_file(model):
                 problems.append(f"the checkpoint of version {version} in the registry is not the one that was checked")
@@ -134,27 +160,51 @@ def published(
             finished = True
         finally:
             if not finished:
-                roll_back(folder)
+                _undo(folder)
         settle(folder)
 
 
-def roll_back(folder: Path) -> str | None:
-    """Undo what a run that did not end well has published; gives a sentence where there was something to undo."""
+def roll_back(folder: Path, lock: Path) -> str | None:
+    """Undo what a run that did not end well has published; gives a sentence where there was something to undo.
+
+    Args:
+        folder: of the run.
+        lock: as for `published`: who publishes meanwhile is waited for.
+    """
+    if not (folder / JOURNAL).exists():
+        return None
+    with FileLock(lock):
+        return _undo(folder)
+
+
+def _undo(folder: Path) -> str | None:
+    """Bring summary and alias back, in the order in which nothing says what is not so."""
     note = read_json(folder / JOURNAL)
     if note is None:
         return None
     place, version, before = Place(note["uri"], note["name"], note["alias"]), note["version"], note["before"]
     said = None
-    if version is not None and before != version:
-        if place.version() == version:
-            place.move(before)
-            where = f"back to version {before}" if before is not None else "taken away, as it was before"
-            said = (
-                f"{place.name}: a start that did not finish published version {version}; alias {place.alias} is {where}"
-            )
-        place.tag(version, {STATUS: "rolled_back"})
+    try:
+        withdraw(folder)
+    finally:  # a full disk does not keep the alias from going back
+        if before != version:
+            if place.alias is not None and place.version() == version:
+                place.move(before)
+                where = f"back to version {before}" if before is not None else "taken away, as it was before"
+                said = (
+                    f"{place.name}: a start that did not finish published version {version}; alias {place.alias} is "
+                    f"{where}"
+                )
+            place.tag(version, {STATUS: "rolled_back"})
     settle(folder)
     return said
+
+
+def withdraw(folder: Path) -> None:
+    """Let the summary say again that the model is not published yet."""
+    said = read_json(folder / SUMMARY)
+    if said is not None and said["status"] == PUBLISHED:
+        write_json(folder / SUMMARY, said | {"status": PUBLISHING} | dict.fromkeys(KNOWN_LAST))
 
 
 def settle(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,11 +28,11 @@ class Journal:
         models: sha256 of the checkpoints that know the records.
         keep: the checkpoints among them that stay all the same.
         learnt: whether the model's tokenizer was learnt from the data.
-        published: MLflow run of the training whose model is published.
         summary: so far.
         results: files in ``folder`` besides the summary.
         evidence: so far.
         done: what the purge came to; empty while it is not finished.
+        removed: what has been removed so far (`flows.sweeping.Tally`).
     """
 
     batch: int
@@ -46,11 +46,11 @@ class Journal:
     models: list[str]
     keep: list[str]
     learnt: bool
-    published: str | None
     summary: dict[str, Any]
     results: list[str]
     evidence: dict[str, Any]
     done: dict[str, Any]
+    removed: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, home: Path, claim: str) -> Self | None:
@@ -64,8 +64,10 @@ class Journal:
         return self
 
     def remove(self, home: Path) -> None:
-        """The batch is closed."""
-        _file(home, self.claim).unlink(missing_ok=True)
+        """The batch is closed; a write that was killed half-way has left nothing either."""
+        file = _file(home, self.claim)
+        for path in (*file.parent.glob(f".{file.name}.*"), file):
+            path.unlink(missing_ok=True)
 
 
 def _file(home: Path, claim: str) -> Path:

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 
 from curation.data.text_tokens import TRAINED
 from curation.examples import write_parquet_atomic
-from curation.unlearning import exclusions
+from curation.unlearning import evidence, exclusions
 from curation.unlearning.evidence_model import Evidence
 from curation.unlearning.salt import Salt
 from curation.unlearning.searching import Search
@@ -30,18 +30,21 @@ from flows.files import copy_atomic, digest_file, read_json
 from flows.folder import MANIFEST
 from flows.index_jobs import store_errors
 from flows.modelling import PURGED, checkpoint_of, index_of
+from flows.publishing import PUBLISHING
 from flows.purge_journal import FOLDER, Journal
 from flows.requests import ledger_of
 from flows.schema import leaves
-from flows.sweeping import sweep
+from flows.sweeping import Tally, sweep
 from flows.unlearn_ending import MODEL, EndingRun
-from flows.unlearn_evidence import FILES, Checked
+from flows.unlearn_evidence import FILES, Checked, named
+from lorif_core.remote import checkout
 
 if TYPE_CHECKING:
     from flows.unlearn_schema import UnlearnConfig
     from flows.unlearning import UnlearnRun
 
 RETAINED = "retained.parquet"
+INDEX_ROWS = "index_rows"
 GIVEN = (
     "The file that the data was read from was not changed. Jobs in this workspace leave the records out, by a list of salted "
     f"hashes of their content; {RETAINED} holds the rows that stay."
@@ -51,9 +54,13 @@ REGISTERED = "A version registered in MLflow of a model that knows the records w
 ELSEWHERE = (
     "MLflow keeps its files outside of the workspace, where nothing was removed: the model as it was may be there."
 )
+PREFECT = (
+    "What Prefect keeps was not searched, its database lies outside of the workspace: it is told no ids of the ledger's, but was "
+    "told those that the configurations of earlier runs named."
+)
 VOCABULARY = (
-    "The model's tokenizer was learnt from the data with the records, and is learnt from it again wherever the model is used: "
-    "it is kept in no file here."
+    "The model's tokenizer was learnt from the data with the records, whose words, names too, can be tokens of it. It is kept in "
+    "no file here, but learnt from the data file again wherever the model is used: the model goes on needing that file as it is."
 )
 LEFT = "The search found traces of the records in {}, which a purge does not change."
 
@@ -88,6 +95,7 @@ def begin(run: UnlearnRun, found: Checked, said: Evidence) -> Journal:
     requests, config, index = run.requests, run.config, run.stages.get("index")
     if requests is None or requests.batch is None:
         raise RuntimeError("only requests of the ledger are purged")
+    evidence.check_names(evidence.document(said, requests.ledger, requests.batch), [*requests.ids, *named(found)])
     records, unlearned = found.records, run.stages["unlearn"]
     trace = run.run(
         "trace",
@@ -113,8 +121,7 @@ def begin(run: UnlearnRun, found: Checked, said: Evidence) -> Journal:
         models=[digest_file(Path(checkpoint_of(model))) for model in knowing],
         keep=[] if config.model.checkpoint is None else [str(config.model.checkpoint)],
         learnt=run.loaded["kind"] == "questions" and config.data.init_args.get("tokenizer", TRAINED) == TRAINED,
-        published=run.released_run,
-        summary=run.summary("published", results, found.verified, found.tier),
+        summary=run.summary(PUBLISHING, results, found.verified, found.tier),
         results=results,
         evidence=asdict(said),
         done={},
@@ -146,7 +153,9 @@ def carry_out(run: EndingRun, journal: Journal) -> Journal:
     run.screen.begin("purge")
     with workspace.alone(run.held, run.screen.line):
         exclusions.exclude(home / PURGED, journal.digest, said["contents"])
-        removed = 0 if journal.index is None else _from_index(journal.index, said["ids"], run)
+        tally = Tally(journal.removed, lambda: journal.write(home))
+        if journal.index is not None:
+            _from_index(journal.index, said["ids"], run, tally)
         registered = run.tracker.registered()
         models = [path for path in home.rglob("*.ckpt") if any(place in path.parents for place in registered)]
         known = [path for path in models if digest_file(path) in journal.models]
@@ -159,16 +168,17 @@ def carry_out(run: EndingRun, journal: Journal) -> Journal:
             models=journal.models,
             keep={*map(Path, journal.keep), *known, *(Path(journal.folder, name) for name in journal.results)},
             skip={trace, home / FOLDER, *(ledger.with_name(f"{ledger.name}{end}") for end in ("", "-wal", "-shm"))},
+            tally=tally,
         )
     run.screen.end("done")
-    caveats = [GIVEN]
+    caveats = [GIVEN, PREFECT]
     caveats += [MODEL_KEPT] * bool(journal.keep) + [REGISTERED] * bool(known)
     caveats += [VOCABULARY] * journal.learnt
     caveats += [ELSEWHERE] * (not run.tracker.inside(home))
     caveats += [LEFT.format(", ".join(swept.left))] * bool(swept.left)
-    done = {"index_rows": removed, **vars(swept)}
-    evidence = journal.evidence | {"caveats": [*journal.evidence["caveats"], *caveats], "purge": done}
-    return replace(journal, done=done, evidence=evidence).write(home)
+    done = {INDEX_ROWS: tally.total(INDEX_ROWS), **vars(swept)}
+    told = journal.evidence | {"caveats": [*journal.evidence["caveats"], *caveats], "purge": done}
+    return replace(journal, done=done, evidence=told).write(home)
 
 
 def content_of(journal: Journal) -> Evidence:
@@ -181,9 +191,11 @@ def forget(journal: Journal) -> None:
     workspace.remove_stage(Path(journal.trace))
 
 
-def _from_index(path: str, ids: list[Any], run: EndingRun) -> int:
-    """Remove the rows of the records from an index of the user's; how many rows it had of them."""
+def _from_index(path: str, ids: list[Any], run: EndingRun, tally: Tally) -> None:
+    """Remove the rows of the records from an index of the user's."""
     import lorif_core
 
     with store_errors():
-        return lorif_core.purge(path, ids, progress=run.screen.progress).rows
+        known, gone = lorif_core.FactorStore.open(checkout(path)).ids(), set(ids)
+        tally.note(INDEX_ROWS, path, sum(one in gone for one in known))
+        lorif_core.purge(path, ids, progress=run.screen.progress)

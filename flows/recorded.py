@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 import shlex
 import time
 from abc import abstractmethod
@@ -27,6 +28,8 @@ from flows.tracking import Tracker, tracking_uri
 from lorif_core.atomic import write_bytes
 
 CONFIG = "config.yaml"  # the whole configuration, with every default and every folder written out
+
+_MLFLOW_NAME = re.compile(r"[\w./: -]+")
 
 # What load found out that decides the results beside the options.
 _CONTENTS = ("digest", "table", "truth", "model", "checkpoint", "index")
@@ -275,10 +278,10 @@ def config_text(config: IndexConfig) -> str:
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested options under dotted keys."""
+    """Nested options under dotted keys; those by keys that MLflow takes no names of, such as globs, in one."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict) and value and all(_MLFLOW_NAME.fullmatch(str(name)) for name in value):
             flat |= _flat(value, f"{prefix}{key}.")
         elif value is not None:
             flat[f"{prefix}{key}"] = value

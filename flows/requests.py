@@ -95,12 +95,16 @@ def verify_evidence(options: argparse.Namespace) -> int:
     ledger = None if options.no_ledger or unchained else _open(options)
     problems = evidence.verify(path, ledger, key)
     signer = evidence.signer(path)
+    event = None if ledger is None else evidence.published(path, ledger)
     if options.json:
         found = {"path": str(path), "problems": problems, "ledger": ledger is not None, "signed_by": signer}
+        found["published"] = event.number if event is not None else None
         _print_json(found | {"verdict": said.get("verdict"), "tier": said.get("tier")})
         return 1 if problems else 0
     for problem in problems:
         print(problem)
+    if ledger is not None:
+        print(f"published: {'not by this ledger' if event is None else f'event {event.number}, {event.time}'}")
     whose = "not compared with a key of yours (--key)" if key is None else "the key given"
     print(f"signature: {'none' if signer is None else f'key {signer}, {whose}'}")
     where = "the run had none" if unchained else "not looked at (--no-ledger)"

@@ -336,18 +336,3 @@ class CleanConfig(RecordedConfig):
         if self.tracking.register_as is not None and loaded and not self.retrain:
             raise ValueError("tracking.register_as: no model is trained when one is loaded and retrain is false")
         return self
-
-
-class ServeConfig(Section):
-    """Configuration of `curate serve`: one clean job on a schedule."""
-
-    clean: Path = Field(description="The configuration file of the clean job to run.")
-    cron: str = Field(description='When, as a cron line such as "0 3 * * *" (minute hour day month weekday).')
-    timezone: str = Field(default="UTC", description="Time zone of the cron line, as in Europe/Berlin.")
-    name: str = Field(default="clean", min_length=1, description="Name of the deployment in Prefect.")
-    port: int = Field(
-        default=4200,
-        ge=1,
-        le=65535,
-        description="Port of Prefect's server, which is started when none runs there and PREFECT_API_URL is not set.",
-    )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from flows.schema import Arguments, RecordedConfig, ReportSection, Section
 
 Control = Literal["random", "bm25", "repsim", "loss"]
+PLAIN_PROJECTIONS = ("identity", "rademacher", "pca")
+"""Projections that do not precondition."""
 
 
 class TargetDataSection(Section):
@@ -16,7 +18,8 @@ class TargetDataSection(Section):
 
     class_path: str | None = Field(
         default=None,
-        description="Its data module, of the same kind as the pool's; all its rows are target rows. Empty: they are of data.",
+        description="Its data module, of the same kind as the pool's; its rows of the splits train and validation are target rows. "
+        "Empty: they are of data.",
     )
     init_args: Arguments = Field(default_factory=dict, description="Arguments of its constructor.")
 
@@ -44,7 +47,7 @@ class TargetSection(Section):
     examples: int = Field(
         default=50,
         ge=1,
-        description="Target rows that choose, drawn by chance; the others, copies of these left out, measure.",
+        description="Target rows that choose, drawn by chance; the others measure, but for copies of these (decontaminate.near).",
     )
     group_by: str | None = Field(
         default=None,
@@ -79,6 +82,50 @@ class ScoresSection(Section):
         default=False,
         description="Scale gradients to length one: long rows, and rows of large gradients, count no more.",
     )
+    adam: bool = Field(
+        default=False,
+        description="Divide the target's gradients, weight by weight, by what Adam divides its steps by, in place of the curvature "
+        "(LESS); a model that is loaded must be a checkpoint with the state of its Adam.",
+    )
+    checkpoints: int = Field(
+        default=1,
+        ge=1,
+        description="States of the warm-up that score, after evenly spaced epochs, each with an index of its own; a row's score is "
+        "the sum, each times the mean learning rate that led to it.",
+    )
+    layer_weights: dict[str, NonNegativeFloat] = Field(
+        default_factory=dict,
+        description="Factors of layers' parts of every score, by name or glob of the layer; of several that fit the last, 1 where "
+        "none does.",
+    )
+
+    def problems(self, config: SelectConfig) -> list[str]:
+        """What does not go with the rest of the configuration."""
+        found = []
+        loaded = next((name for name in ("checkpoint", "registered") if getattr(config.model, name) is not None), None)
+        epochs, projection = config.train.max_epochs, config.index.projection
+        if self.checkpoints > 1 and loaded is not None:
+            found.append(
+                f"scores.checkpoints: {self.checkpoints} states of a warm-up are to score, but model.{loaded} loads one model: "
+                "leave one of them out"
+            )
+        elif self.checkpoints > epochs:
+            found.append(
+                f"scores.checkpoints: {self.checkpoints} states are to be kept, at most one an epoch, but train.max_epochs is "
+                f"{epochs}"
+            )
+        if self.adam and projection not in PLAIN_PROJECTIONS:
+            found.append(
+                f"scores.adam: takes the place of what an index with projection {projection} has done already: set "
+                f"index.projection to {' or '.join(PLAIN_PROJECTIONS)}"
+            )
+        return found
+
+    def kept_epochs(self, epochs: int) -> list[int]:
+        """The epochs, from 1, after which a warm-up of ``epochs`` keeps its state, the last one last; none need be kept: []."""
+        if self.checkpoints == 1 and not self.adam:
+            return []
+        return [-(-epochs * number // self.checkpoints) for number in range(1, self.checkpoints + 1)]
 
 
 class StrategySection(Section):
@@ -176,7 +223,7 @@ class SelectConfig(RecordedConfig):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        problems = self.target.problems()
+        problems = self.target.problems() + self.scores.problems(self)
         given = [name for name, value in self.budget.model_dump().items() if value is not None]
         if len(given) != 1:
             problems.append(f"budget: expected one of rows, tokens and share; got {' and '.join(given) or 'none'}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def summarise(
     run_ids: Mapping[str, str | None],
     uri: str,
     total_seconds: float,
-    index: Mapping[str, Any],
+    checkpoints: Sequence[Mapping[str, Any]],
     digests: Mapping[str, str],
 ) -> dict[str, Any]:
     """The content of ``summary.json``.
@@ -45,11 +46,12 @@ def summarise(
         run_ids: MLflow's parent run and Prefect's flow run, under the keys they get.
         uri: where MLflow keeps it.
         total_seconds: wall time of the whole command so far.
-        index: version of the index that scored.
+        checkpoints: versions of the states of the model that scored and of their indexes, the model itself last.
         digests: what the results are of.
     """
     loaded, excluded, chosen = (stages[name].values for name in ("load", "exclude", "choose"))
     rates = {name: [_rate(one) for one in found] for name, found in tuned.items()}
+    losses = {name: [float(one.values["metrics"]["val_loss"]) for one in found] for name, found in tuned.items()}
     target = loaded["select"]
     return {
         "status": "finished",
@@ -64,14 +66,21 @@ def summarise(
         "n_target": target["choosing"],
         "n_held_out": target["measuring"],
         "target_groups": target["groups"],
-        "target_accuracy": {name: over_seeds(values, within=(0.0, 1.0)).to_json() for name, values in rates.items()},
+        "target_accuracy": {
+            name: over_seeds(values, within=(0.0, 1.0)).to_json(seeds) for name, values in rates.items()
+        },
+        "target_loss": {
+            name: over_seeds(values, within=(0.0, math.inf)).to_json(seeds) for name, values in losses.items()
+        },
         "target_advantage": {
-            name: found.to_json() for name, found in (advantages(rates, config.strategy.name) if rates else {}).items()
+            name: found.to_json(seeds)
+            for name, found in (advantages(rates, config.strategy.name) if rates else {}).items()
         },
         "n_harmful": chosen["harmful"],
         "bias": chosen["bias"],
         "steps": steps_of(tuned),
-        "index": index,
+        "index": checkpoints[-1],
+        "checkpoints": list(checkpoints),
         "seconds": {**{name: stage.seconds for name, stage in stages.items()}, "total": round(total_seconds, 3)},
         "reused": [name for name, stage in stages.items() if stage.reused],
         "seeds": {
@@ -116,14 +125,18 @@ def _lines(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield f"Target after {name}", f"{100 * found['mean']:.1f} %{_interval(found, '.1f')}"
     for name, found in summary["target_advantage"].items():
         yield f"Better than {name} by", f"{100 * found['mean']:+.1f} points{_interval(found, '+.1f')}"
+    for name, found in summary["target_loss"].items():
+        yield f"Target loss after {name}", f"{found['mean']:.3f}{_interval(found, '.3f', times=1)}"
     yield from ((name.capitalize(), path) for name, path in summary["files"].items())
     yield "MLflow page", summary["mlflow_command"]
 
 
-def _interval(found: Mapping[str, Any], form: str) -> str:
+def _interval(found: Mapping[str, Any], form: str, times: float = 100) -> str:
     if found["low"] is None:
         return ""
-    return f" (95 % over {len(found['seeds'])} seeds: {100 * found['low']:{form}} to {100 * found['high']:{form}})"
+    return (
+        f" (95 % over {len(found['by_seed'])} seeds: {times * found['low']:{form}} to {times * found['high']:{form}})"
+    )
 
 
 def _rate(training: Finished) -> float:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from flows.files import copy_atomic, digest_file
+from flows.files import copy_atomic
 from flows.growth import Pools, State
 from flows.modelling import Chosen, checkpoint_of, index_of
 from flows.recorded import RecordedRun, config_text
 from flows.runner import Finished
 from flows.schema import HOW_ONLY
+from flows.scorers import Scorer, scorers_of
 from flows.select_schema import SelectConfig
 from flows.select_summary import summarise
 
@@ -38,8 +41,14 @@ class SelectRun(RecordedRun):
         return select_prepared
 
     def check(self) -> None:
-        """Look for what earlier runs over this pool left."""
-        config = self.config
+        """Say what is left out of the target; look for what earlier runs over this pool left."""
+        config, target = self.config, self.loaded["select"]
+        if target["left_out"]:
+            self.screen.line(
+                f"{target['left_out']:,} rows of target.data are of its split test, or another one, and so no target rows"
+            )
+        if copies := target["rows"] - target["choosing"] - target["measuring"]:
+            self.screen.line(f"{copies:,} target rows do not measure: they hold what one that chooses does, or nearly")
         if not config.grow or config.index.path is not None:
             return
         alike = {
@@ -50,6 +59,7 @@ class SelectRun(RecordedRun):
             "train": config.train.model_dump(mode="json"),
             "index": config.index.model_dump(mode="json", exclude=HOW_ONLY),
             "warmup": config.warmup,
+            "epochs": self._epochs,
             "target": self._target,
             **config.model_dump(mode="json", include={"duplicates", "decontaminate"}),
         }
@@ -58,8 +68,7 @@ class SelectRun(RecordedRun):
 
     def identity(self) -> dict[str, Any]:
         """As of every run, which rows the target has, and what the index was grown from."""
-        origin = self._state.origin if self._state else None
-        return super().identity() | {"target": self._target, "origin": origin}
+        return super().identity() | {"target": self._target, "origins": self._origins}
 
     def exclude(self) -> Finished:
         """Find the rows that must not be chosen."""
@@ -86,39 +95,46 @@ class SelectRun(RecordedRun):
             self.screen.end("the model of an earlier state of this pool")
             self.stages["train"] = self._state.model
             return self._state.model
-        part = Chosen(excluded.files["slice"], excluded.values["slice_digest"], self._target)
+        values = excluded.values
+        part = Chosen(excluded.files["slice"], values["slice_digest"], self._target, states=tuple(self._epochs))
         return self.train("train", self.loaded["digest"], None, chosen=part)
 
-    def indexed(self, model: Finished) -> Finished:
-        """The index of the pool: built, or grown from that of an earlier state of it."""
-        state, index = self._state, None
-        if state is None:
-            index = self.index(model)
-        elif state.same:
-            self.screen.begin("index")
-            self.screen.end("finished before, reused")
-            index = state.index
-        else:
-            inputs = {
-                "base": state.index.digest,
-                "model": model.digest,
-                "data": self.loaded["digest"],
-                "index": self.config.index.model_dump(mode="json", exclude=HOW_ONLY),
-            }
-            index = self.run("grow", inputs, checkpoint=checkpoint_of(model), base=index_of(state.index))
-            self.screen.line(f"{index.values['added']:,} new rows added to the index of now {index.values['rows']:,}")
-        self.stages["index"] = index
+    def indexed(self, model: Finished) -> list[Finished]:
+        """The index of the pool with each state of the model that scores: built, or grown from that of an earlier pool."""
+        scorers, state = scorers_of(model, self._epochs), self._state
+        before: Sequence[Finished | None] = state.indexes if state is not None else [None] * len(scorers)
+        found = [self._indexed(scorer, base) for scorer, base in zip(scorers, before, strict=True)]
         if self._pools is not None:
             trained = None if self._given_model() is not None else model
-            origin = state.origin if state is not None else None
-            self._pools.add(self.loaded["digest"], self.stages["load"].files["rows"], trained, index, origin)
+            rows = self.stages["load"].files["rows"]
+            self._pools.add(self.loaded["digest"], rows, trained, found, self._origins)
+        return found
+
+    def _indexed(self, scorer: Scorer, base: Finished | None) -> Finished:
+        """The index of one state; ``base``: that of an earlier pool."""
+        if base is None:
+            return self.index(scorer.model, scorer.title)
+        if self._state is not None and self._state.same:
+            self.screen.begin(scorer.title)
+            self.screen.end("finished before, reused")
+            self.stages[scorer.title] = base
+            return base
+        inputs = {
+            "base": base.digest,
+            "model": scorer.model.digest,
+            "data": self.loaded["digest"],
+            "index": self.config.index.model_dump(mode="json", exclude=HOW_ONLY),
+        }
+        checkpoint = checkpoint_of(scorer.model)
+        index = self.run("grow", inputs, title=scorer.title, checkpoint=checkpoint, base=index_of(base))
+        self.screen.line(f"{index.values['added']:,} new rows added to the index of now {index.values['rows']:,}")
         return index
 
-    def aggregate(self, model: Finished, index: Finished, excluded: Finished) -> Finished:
+    def aggregate(self, model: Finished, indexes: Sequence[Finished], excluded: Finished) -> Finished:
         """Score the pool for the target."""
         inputs = {
             "model": model.digest,
-            "index": index.digest,
+            "indexes": [index.digest for index in indexes],
             "data": self.loaded["digest"],
             "target": self._target,
             "options": self.config.target.model_dump(mode="json"),
@@ -126,15 +142,10 @@ class SelectRun(RecordedRun):
             "excluded": excluded.digest,
             "strategy": self.config.strategy.name,
         }
-        return self.run(
-            "aggregate",
-            inputs,
-            checkpoint=checkpoint_of(model),
-            index_path=index_of(index),
-            excluded=str(excluded.files["excluded"]),
-        )
+        checkpoints = self._checkpoints(model, indexes)
+        return self.run("aggregate", inputs, checkpoints=checkpoints, excluded=str(excluded.files["excluded"]))
 
-    def choose(self, model: Finished, index: Finished, excluded: Finished, scores: Finished) -> Finished:
+    def choose(self, model: Finished, indexes: Sequence[Finished], excluded: Finished, scores: Finished) -> Finished:
         """Choose, and let the controls choose."""
         config = self.config
         inputs = {
@@ -151,8 +162,7 @@ class SelectRun(RecordedRun):
         return self.run(
             "choose",
             inputs,
-            checkpoint=checkpoint_of(model),
-            index_path=index_of(index),
+            checkpoints=self._checkpoints(model, indexes),
             excluded=str(excluded.files["excluded"]),
             scores_file=str(scores.files["scores"]),
             best=str(scores.files["best"]),
@@ -198,9 +208,18 @@ class SelectRun(RecordedRun):
             results.append(MODEL)
             copy_atomic(tuned[self.config.strategy.name][0].files["checkpoint"], target / MODEL)
         summary = self._summary(tuned, results)
-        figures = {f"target_accuracy/{name}": one["mean"] for name, one in summary["target_accuracy"].items()}
+        compared = ("target_accuracy", "target_loss")
+        figures = {f"{key}/{name}": one["mean"] for key in compared for name, one in summary[key].items()}
         self.end(summary, results, figures)
         return summary
+
+    def note_training(self, title: str, done: Finished, params: Mapping[str, Any]) -> None:
+        """As every run notes one, its figures named by the rows they are of: held-out target rows."""
+        values = done.values | {
+            "metrics": _held_out(done.values["metrics"]),
+            "history": [_held_out(epoch) for epoch in done.values["history"]],
+        }
+        super().note_training(title, replace(done, values=values), params)
 
     def registers(self) -> str | None:
         """The model fine-tuned on the selection with the first seed."""
@@ -217,6 +236,23 @@ class SelectRun(RecordedRun):
         """Digest of the target: its rows, and which of them choose and which measure."""
         return str(self.loaded["select"]["digest"])
 
+    @property
+    def _epochs(self) -> list[int]:
+        """After which the warm-up keeps its state, to score with it."""
+        if self._given_model() is not None:
+            return []
+        return self.config.scores.kept_epochs(self.config.train.max_epochs)
+
+    @property
+    def _origins(self) -> list[str | None]:
+        """What the index of each state of the model was grown from."""
+        return self._state.origins if self._state is not None else [None] * max(1, len(self._epochs))
+
+    def _checkpoints(self, model: Finished, indexes: Sequence[Finished]) -> list[dict[str, Any]]:
+        """What stages that score get of the model's states."""
+        adam, scorers = self.config.scores.adam, scorers_of(model, self._epochs)
+        return [scorer.arguments(index, adam) for scorer, index in zip(scorers, indexes, strict=True)]
+
     def _summary(self, tuned: dict[str, list[Finished]], results: list[str]) -> dict[str, Any]:
         return summarise(
             self.config,
@@ -228,16 +264,17 @@ class SelectRun(RecordedRun):
             run_ids={"mlflow_run_id": self.tracker.run_id, "prefect_flow_run_id": self.flow_run_id},
             uri=self.tracker.uri,
             total_seconds=time.monotonic() - self.began,
-            index=self._version(),
+            checkpoints=self._versions(),
             digests={"run": self.folder.digest, "data": self.loaded["digest"], "code": self.code},
         )
 
-    def _version(self) -> dict[str, Any]:
-        """Which index scored: its digest, that of its manifest, and that of the index it was grown from."""
-        index = self.stages["index"]
-        return {
-            "digest": index.digest,
-            "manifest_sha256": digest_file(index.files["manifest"]),
-            "grown_from": self._state.origin if self._state else None,
-            "rows": index.values.get("rows", self.loaded["n_train"]),
-        }
+    def _versions(self) -> list[dict[str, Any]]:
+        """Which states of the model scored, with which indexes, and what those were grown from; the model itself last."""
+        scorers = scorers_of(self.stages["train"], self._epochs)
+        rows, origins = self.loaded["n_train"], self._origins
+        return [one.version(self.stages[one.title], origin, rows) for one, origin in zip(scorers, origins, strict=True)]
+
+
+def _held_out(figures: Mapping[str, float]) -> dict[str, float]:
+    """Figures of what a training takes for its validation rows, under names that say which these are."""
+    return {re.sub("^val_", "held_out_", name): value for name, value in figures.items()}

@@ -1,10 +1,11 @@
-"""`curate serve`: clean on a cron schedule, by Prefect's serve."""
+"""`curate serve`: clean or select on a cron schedule, by Prefect's serve."""
 
 from __future__ import annotations
 
 import argparse
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rich.console import Console
 
@@ -13,22 +14,25 @@ from flows.config import find_config, load_config, read_overrides
 from flows.errors import ConfigError
 from flows.outputs import check_writable
 from flows.prefect_server import Server, answers
-from flows.schema import CleanConfig, ServeConfig
+from flows.schema import CleanConfig, RecordedConfig
+from flows.select_schema import SelectConfig
+from flows.serve_schema import ServeConfig
 
 
 def serve(options: argparse.Namespace, tokens: list[str]) -> int:
-    """Run clean on its schedule until Ctrl-C; everything is checked before the first run is due.
+    """Run a job on its schedule until Ctrl-C; everything is checked before the first run is due.
 
-    The clean job's file is read once: after an edit, start it anew; or change the parameters on Prefect's page.
+    The job's file is read once: after an edit, start it anew; or change the parameters on Prefect's page.
 
     Raises:
-        ConfigError: this file, the clean job's file, the cron line or the time zone is wrong.
+        ConfigError: this file, the job's file, the cron line or the time zone is wrong.
     """
     environment.prepare()
     file = find_config(options.config)
     config = load_config(ServeConfig, file, *read_overrides(tokens, ServeConfig))
-    job_file = find_config(str(config.clean))
-    job = load_config(CleanConfig, job_file)
+    kind, schema, given = _job(config)
+    job_file = find_config(str(given))
+    job = load_config(schema, job_file)
     if job.output_dir is not None:
         raise ConfigError(
             f"{job_file}: output_dir: a job on a schedule needs a folder for every state of its data: leave it out"
@@ -41,16 +45,15 @@ def serve(options: argparse.Namespace, tokens: list[str]) -> int:
     from prefect.settings import PREFECT_API_URL, temporary_settings
     from prefect.types.entrypoint import EntrypointType
 
-    from flows.clean import clean
-
+    flow = getattr(import_module(f"flows.{kind}"), kind)
     console.print(
-        f"clean of {job_file} at {config.cron!r} ({config.timezone}); results in {job.workspace}/runs",
+        f"{kind} of {job_file} at {config.cron!r} ({config.timezone}); results in {job.workspace}/runs",
         soft_wrap=True,
     )
     console.print(f"Prefect: {api.removesuffix('/api')}; stop with Ctrl-C", highlight=False)
     with temporary_settings({PREFECT_API_URL: api}):
-        clean.serve(
-            name=config.name,
+        flow.serve(
+            name=config.name or kind,
             schedule=schedule,
             parameters={"config": job.model_dump(mode="json")},
             limit=1,  # a run that is still going is not joined by the next one
@@ -58,6 +61,13 @@ def serve(options: argparse.Namespace, tokens: list[str]) -> int:
             entrypoint_type=EntrypointType.MODULE_PATH,  # runs import the installed flow, wherever serve was started
         )
     return 0
+
+
+def _job(config: ServeConfig) -> tuple[str, type[RecordedConfig], Path]:
+    """The command of the job, which is the name of its flow, its schema and its file."""
+    if config.select is not None:
+        return "select", SelectConfig, config.select
+    return "clean", CleanConfig, cast(Path, config.clean)
 
 
 def _schedule(config: ServeConfig, file: str) -> Any:

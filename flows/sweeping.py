@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
 from curation.examples import write_parquet_atomic
 from curation.unlearning.searching import Search
-from flows.files import digest_file, read_json
+from flows.files import digest_file, digest_of, read_json
 from flows.folder import INPUTS
 from flows.workspace import remove_stage
 
@@ -18,7 +18,39 @@ DATABASES = (".db", ".db-wal", ".db-shm")
 """Ends of the names of files that are others' to change."""
 
 
+STAGES, FILES, ROWS, MODELS = "stages", "files", "rows", "models"
+"""Kinds of what is removed."""
+
+
 @dataclass
+class Tally:
+    """What is removed, noted before it is: whoever goes on where a purge was killed counts all of it, and all of it once.
+
+    Attributes:
+        counts: kind -> digest of the name of each thing (a name may tell of a record) -> how many it counts for.
+        keep: writes them down.
+    """
+
+    counts: dict[str, dict[str, int]]
+    keep: Callable[[], object]
+
+    def note(self, kind: str, name: str, count: int = 1) -> None:
+        """Before something is removed; what it had counted for when that was begun before stands."""
+        noted, key = self.counts.setdefault(kind, {}), digest_of(name)
+        if noted.get(key, 0) < count:
+            noted[key] = count
+            self.keep()
+
+    def has(self, kind: str, name: str) -> bool:
+        """Whether its removal was begun."""
+        return digest_of(name) in self.counts.get(kind, {})
+
+    def total(self, kind: str) -> int:
+        """Of all starts together."""
+        return sum(self.counts.get(kind, {}).values())
+
+
+@dataclass(frozen=True)
 class Swept:
     """What was removed, and what a search through all the rest came to.
 
@@ -32,13 +64,13 @@ class Swept:
         left: files, inside the workspace, that still hold a trace.
     """
 
-    stages: int = 0
-    files: int = 0
-    rows: int = 0
-    models: int = 0
-    files_searched: int = 0
-    bytes_searched: int = 0
-    left: list[str] = field(default_factory=list)
+    stages: int
+    files: int
+    rows: int
+    models: int
+    files_searched: int
+    bytes_searched: int
+    left: list[str]
 
 
 def sweep(
@@ -50,6 +82,7 @@ def sweep(
     models: Collection[str],
     keep: Collection[Path],
     skip: Collection[Path],
+    tally: Tally,
 ) -> Swept:
     """Remove what is left of some records, and look whether anything is; nobody else may be at work in the workspace.
 
@@ -64,42 +97,47 @@ def sweep(
         models: sha256 of the checkpoints to remove.
         keep: files that are not removed or changed.
         skip: files and folders that are not looked at.
+        tally: of what earlier starts of the same purge have removed.
     """
-    done, home = Swept(), workspace / "stages"
+    home = workspace / "stages"
+
+    def remove(folder: Path) -> None:
+        tally.note(STAGES, folder.name)
+        remove_stage(folder)
+
     for folder in sorted(path for path in home.iterdir() if path.is_dir() and path not in skip):
-        if folder.name in stages or (read_json(folder / INPUTS) or {}).get("data") == data:
-            remove_stage(folder)
-            done.stages += 1
+        begun = tally.has(STAGES, folder.name)  # what says what it was made of may be gone already
+        if begun or folder.name in stages or (read_json(folder / INPUTS) or {}).get("data") == data:
+            remove(folder)
     for path in search.folder(workspace, skip).where:
         if home in path.parents:
             folder = home / path.relative_to(home).parts[0]
             if folder.is_dir():
-                remove_stage(folder)
-                done.stages += 1
+                remove(folder)
         elif path not in keep and not path.name.endswith(DATABASES):
-            rows = _without_rows(path, search) if path.suffix == ".parquet" else None
-            if rows is None:
+            table = _rows(path, search) if path.suffix == ".parquet" else None
+            if table is None:
+                tally.note(FILES, str(path))
                 path.unlink()
-                done.files += 1
-            done.rows += rows or 0
+            else:
+                frame, hits = table
+                tally.note(ROWS, str(path), int(hits.sum()))
+                write_parquet_atomic(frame.filter(~hits), path)
     for path in sorted(workspace.rglob("*.ckpt")):
         if path not in keep and path.is_file() and digest_file(path) in models:
+            tally.note(MODELS, str(path))
             path.unlink()
-            done.models += 1
     found = search.folder(workspace, skip)
-    done.files_searched, done.bytes_searched = found.files, found.bytes
-    done.left = sorted(path.relative_to(workspace).as_posix() for path in found.where)
-    return done
+    left = sorted(path.relative_to(workspace).as_posix() for path in found.where)
+    totals = {kind: tally.total(kind) for kind in (STAGES, FILES, ROWS, MODELS)}
+    return Swept(**totals, files_searched=found.files, bytes_searched=found.bytes, left=left)
 
 
-def _without_rows(path: Path, search: Search) -> int | None:
-    """Take the rows that hold a trace out of a table; how many, None where it is no table or nothing would be left."""
+def _rows(path: Path, search: Search) -> tuple[pl.DataFrame, pl.Series] | None:
+    """A table and which of its rows hold a trace, bool [n]; None where it is no table, or all of them do."""
     try:
         frame = pl.read_parquet(path)
     except pl.exceptions.PolarsError:
         return None
     hits = search.rows(frame)
-    if hits.all() or not hits.any():
-        return None
-    write_parquet_atomic(frame.filter(~hits), path)
-    return int(hits.sum())
+    return None if hits.all() or not hits.any() else (frame, hits)

@@ -222,12 +222,8 @@ class Tracker:
         from mlflow.artifacts import download_artifacts
         from mlflow.exceptions import MlflowException
 
-        name, _, alias = uri.removeprefix("models:/").partition("@")
         try:
-            if alias:
-                version = self._client.get_model_version_by_alias(name, alias).version
-            else:
-                name, _, version = name.rpartition("/")
+            name, version = self._version(uri)
             source = self._client.get_model_version_download_uri(name, version)
             target = folder / digest_of([self.uri, name, version, source])[:16]
             target.mkdir(parents=True, exist_ok=True)
@@ -241,6 +237,18 @@ class Tracker:
                 "name the file with model.checkpoint instead"
             )
         return checkpoints[0]
+
+    def tags(self, uri: str) -> dict[str, str]:
+        """The tags of a registered model's version; ``uri`` as for `resolve`, which has found it."""
+        return dict(self._client.get_model_version(*self._version(uri)).tags)
+
+    def _version(self, uri: str) -> tuple[str, str]:
+        """Name and version of a registered model."""
+        name, _, alias = uri.removeprefix("models:/").partition("@")
+        if alias:
+            return name, str(self._client.get_model_version_by_alias(name, alias).version)
+        name, _, version = name.rpartition("/")
+        return name, version
 
     def inside(self, folder: Path) -> bool:
         """Whether everything that MLflow keeps lies in ``folder``."""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from curation.unlearning.evidence_model import Publication
+from curation.unlearning.statuses import PUBLISHED
 from flows import approval
+from flows.errors import StageError
 from flows.files import copy_atomic, digest_file
-from flows.outputs import RunFolder
-from flows.publishing import Place, published, roll_back
+from flows.outputs import SUMMARY, RunFolder
+from flows.publishing import EVIDENCE_TAG, PUBLISHING, Place, published, register, roll_back, settle
 from flows.recorded import RecordedRun, recording
 from flows.runner import Finished
 from flows.unlearn_evidence import FILES as EVIDENCE
@@ -34,7 +37,7 @@ class EndingRun(RecordedRun):
     Attributes:
         requests: the batch of the ledger that this run answers; None where the configuration names the records.
         purging: how the run is finished once the records are to be purged.
-        released_run: MLflow's run of the training whose model is published.
+        publication: where the model is to go; None as long as none may be published.
         evidence: the file, once it is written.
     """
 
@@ -44,7 +47,7 @@ class EndingRun(RecordedRun):
 
     requests: Requests | None = None
     purging: Journal | None = None
-    released_run: str | None = None
+    publication: Publication | None = None
     evidence: Path | None = None
 
     def __exit__(
@@ -64,10 +67,16 @@ class EndingRun(RecordedRun):
         self.evidence = write_evidence(self, purging.content_of(journal))
         summary = journal.summary | {"purge": journal.done}
         self.end(summary, journal.results, {})
+        self._forget(journal, summary)
+        return summary
+
+    def _forget(self, journal: Journal, summary: Mapping[str, Any]) -> None:
+        """Remove what was searched for, close the requests, and with that there is nothing to go on with."""
+        from flows import purging
+
         purging.forget(journal)
         self.close(summary)
         journal.remove(self.config.workspace)
-        return summary
 
     def finish(
         self,
@@ -79,7 +88,7 @@ class EndingRun(RecordedRun):
         """Put the results into the output folder and close the run; returns the summary."""
         if status == "no_action" and self.requests is not None and self.requests.refused:
             status = "rejected"
-        results = [MODEL] * (status == "published") + self.put(records, checked, copy_atomic)
+        results = [MODEL] * (status == PUBLISHING) + self.put(records, checked, copy_atomic)
         if self.evidence is not None:
             results += EVIDENCE
         summary = self.summary(status, results, checked, tier)
@@ -123,51 +132,105 @@ class EndingRun(RecordedRun):
 
     def goes_on(self, batch: Batch) -> bool:
         """Whether a former run had begun to purge the records of the batch; then it is finished."""
+        from flows import purging
         from flows.purge_journal import Journal
 
         self.purging = journal = Journal.of(self.config.workspace, batch.digest)
         if journal is None:
             return False
         self._folder = RunFolder(Path(journal.folder), journal.digest, "output_dir")
+        published = self._folder.finished(self.code, self.screen.line)
+        if published is not None:  # killed between its end and that of its requests
+            settle(self._folder.path)
+            self._forget(journal, published)
+            self.unchanged = published
+            return True
         self._folder.take()
         with recording():
             self.tracker.start(self.config.name, {}, resume=self._folder.mlflow_run_id)
-            roll_back(self._folder.path)
-        self.released_run = journal.published
+            roll_back(self._folder.path, self.publishing_lock)
+        self.publication = purging.content_of(journal).publication
         self.screen.line(f"going on with the purge of batch {batch.number}, which was interrupted")
         self.unchanged = self.purge()
         return True
 
+    @property
+    def publishing_lock(self) -> Path:
+        """What keeps runs of this workspace from publishing at once."""
+        return self.config.workspace / "publishing.lock"
+
+    def follows(self) -> list[str]:
+        """What becomes of an unlearned model and of what is left of the records, a sentence each: who approves, approves that."""
+        place, config = self._place(), self.config
+        if place is None:
+            said = ["The new model is put into the folder of the run and registered nowhere."]
+        else:
+            moves = "no alias moves to it" if place.alias is None else f"the alias {place.alias} moves to it"
+            said = [f"The new model becomes a version of {place.name} in MLflow at {place.uri}, and {moves}."]
+        instead = "one trained without the records takes its place" if config.fallback == "retrain" else "none does"
+        said.append(f"If it fails the checks, {instead}.")
+        if config.purge:
+            index = f" and from the index at {config.index.path}" if config.index.path is not None else ""
+            said.append(f"What is left of the records is removed from {config.workspace}{index} for good.")
+        else:
+            said.append("The records stay in the data, and in all that was made from it before.")
+        return said
+
+    def register(self, trained: str) -> Publication:
+        """Make a model that may be published a version in MLflow's registry, if that is asked for; no alias moves yet.
+
+        Args:
+            trained: MLflow run of its training.
+        """
+        place = self._place()
+        if place is None:
+            return Publication()
+        with recording():
+            version = register(self.tracker, place, trained, {"curate.run": self.folder.digest})
+        return Publication(place.name, version, place.alias)
+
+    def _place(self) -> Place | None:
+        name = self.config.tracking.register_as
+        return None if name is None else Place(self.tracker.uri, name, self.config.publish.alias)
+
     @contextmanager
     def released(self) -> Iterator[dict[str, Any]]:
-        """Register the model that is published, if that is asked for, and move the alias to it."""
-        name, evidence = self.config.tracking.register_as, self.evidence
-        if name is None:
-            yield {}
+        """Move the alias to the model that is published, if there is one; only from then on the summary says so."""
+        to, evidence = self.publication, self.evidence
+        if to is None or evidence is None:
+            place = self._place()
+            version = None if place is None else place.version()
+            yield {} if place is None else {"alias": place.alias, "alias_before": version, "alias_after": version}
             return
-        place = Place(self.tracker.uri, name, self.config.publish.alias)
-        if self.released_run is None or evidence is None:
-            version = place.version()
-            yield {"alias": place.alias, "alias_before": version, "alias_after": version}
+        if to.name is None or to.version is None:
+            yield {"status": PUBLISHED}
             return
+        place = Place(
+            self.tracker.uri, to.name, to.alias
+        )  # as the evidence says, whatever the configuration says by now
         model = self.folder.path / MODEL
         tags = {
-            "curate.run": self.folder.digest,
-            "curate.evidence": digest_file(evidence),
+            EVIDENCE_TAG: digest_file(evidence),
             "curate.evidence_file": f"runs:/{self.tracker.run_id}/{evidence.name}",
         }
-        lock = self.config.workspace / "publishing.lock"
-        with published(
-            self.tracker,
-            place,
-            self.folder.path,
-            model,
-            self.released_run,
-            tags,
-            lambda: problems_of(self, evidence, model),
-            lock,
-        ) as found:
-            yield found
+        finished = False
+        try:
+            with published(
+                self.tracker,
+                place,
+                self.folder.path,
+                model,
+                to.version,
+                tags,
+                lambda: problems_of(self, evidence, model),
+                self.publishing_lock,
+            ) as found:
+                yield {"status": PUBLISHED, **found}
+            finished = True
+        finally:
+            if not finished:  # MLflow's copy of the summary goes back, too
+                with suppress(StageError), recording():
+                    self.tracker.artifacts([self.folder.path / SUMMARY])
 
     def close(self, summary: Mapping[str, Any]) -> None:
         """Bring the requests to their end, last of all: a run that was killed before it finds its batch again."""

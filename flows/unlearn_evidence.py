@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +17,13 @@ from curation.errors import DataError, LedgerError
 from curation.unlearning import evidence, evidence_page, signing
 from curation.unlearning.evidence_model import (
     NOT_PUBLISHED,
+    TO_BE_PUBLISHED,
     VERDICTS,
     Collateral,
     Evidence,
     Hashes,
     Method,
+    Publication,
     Record,
     Reference,
     Rejected,
@@ -63,7 +65,7 @@ class Checked:
         records: of the stage resolve.
         verified: of the stage verify, about ``after``.
         tier: how strong that is.
-        published: whether ``after`` is, or is to be, published.
+        accepted: whether ``after`` may be published.
     """
 
     before: Finished
@@ -72,7 +74,7 @@ class Checked:
     records: Finished
     verified: Finished
     tier: str
-    published: bool
+    accepted: bool
 
 
 def check_secrets(config: UnlearnConfig) -> None:
@@ -101,8 +103,8 @@ def salt_of(run: UnlearnRun) -> Salt:
     return run.requests.ledger.salt if run.requests is not None else Salt.at(run.config.workspace / SALT)
 
 
-def evidence_of(run: UnlearnRun, checked: Checked) -> Evidence:
-    """What the evidence of a run says, from what its stages have left."""
+def evidence_of(run: UnlearnRun, checked: Checked, publication: Publication | None) -> Evidence:
+    """What the evidence of a run says, from what its stages have left, and where the model is to go."""
     config, records = run.config, checked.records
     rows = (
         pl.read_parquet(checked.verified.files["verdicts"])
@@ -131,12 +133,12 @@ def evidence_of(run: UnlearnRun, checked: Checked) -> Evidence:
         history=_history(run.stages["unlearn"]),
         truth_ratios=_truth_ratios(run, checked, found),
         caveats=[
-            *[NOT_PURGED] * (not (config.purge and checked.published)),
-            *[NOT_PUBLISHED] * (not checked.published),
-            *[UNLIKE] * (checked.published and not checked.verified.values["passed"]),
+            *[NOT_PURGED] * (not (config.purge and checked.accepted)),
+            TO_BE_PUBLISHED if checked.accepted else NOT_PUBLISHED,
+            *[UNLIKE] * (checked.accepted and not checked.verified.values["passed"]),
             *(line for name in ("weigh", "unlearn") for line in run.stages[name].values["warnings"]),
         ],
-        published=checked.published,
+        publication=publication,
         rejected=_rejected(run, checked),
         approval=approval.evidence_of(run.folder.path) if config.approval.required else None,
     )
@@ -169,8 +171,8 @@ def problems_of(run: EndingRun, path: Path, model: Path) -> list[str]:
     ledger = run.requests.ledger if run.requests is not None else None
     problems = evidence.verify(path, ledger, key.public_key() if key is not None else None)
     said = evidence.read(path)
-    if not said["published"]:
-        problems.append("the evidence is of a model that failed the checks")
+    if run.publication is None or said["publication"] != asdict(run.publication):
+        problems.append("the evidence names another place, or is of a model that failed the checks")
     if digest_file(model) not in [one["after"] for one in said["hashes"]]:
         problems.append(f"the evidence is of another model than {model}")
     return problems

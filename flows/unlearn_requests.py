@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from curation.errors import DataError, LedgerError
+from curation.unlearning.evidence import DIGEST
 from curation.unlearning.ledger import Ledger
 from curation.unlearning.requests import Batch
-from curation.unlearning.statuses import NO_ACTION, REJECTED, WEIGHED
+from curation.unlearning.statuses import NO_ACTION, PUBLISHED, REJECTED, WEIGHED
 from flows import approval
 from flows.errors import ConfigError
+from flows.files import digest_file
 from flows.requests import ledger_of
 from flows.unlearn_schema import RequestSection
 
@@ -105,6 +107,8 @@ class Requests:
         """Bring the batch to the end that a run's summary tells of; one that waits for an answer stays for the next run."""
         status, answer = summary["status"], summary["approval"] or {}
         details = {"verdict": summary["verdict"]} if summary["verdict"] is not None else {}
+        if status == PUBLISHED:  # the evidence says what, and where to
+            details[DIGEST] = digest_file(Path(summary["evidence"]))
         if status == approval.AWAITING:
             return
         if status == REJECTED and answer.get("decision") == REJECTED:

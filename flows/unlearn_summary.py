@@ -112,7 +112,12 @@ def _answering(approval: Mapping[str, Any]) -> list[tuple[str, str]]:
     if approval["decision"] is not None:
         reason = f": {approval['reason']}" if approval["reason"] else ""
         return [("Answer", f"{approval['decision']} by {approval['by']}, {approval['decided']}{reason}")]
-    return [("To approve", approval["command"]), ("To reject", f"{approval['command']} --reject --reason WHY")]
+    follows = [("Once approved", " ".join(approval["follows"]))]
+    return [
+        *follows,
+        ("To approve", approval["command"]),
+        ("To reject", f"{approval['command']} --reject --reason WHY"),
+    ]
 
 
 def closing_table(summary: Mapping[str, Any], console: Console) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from flows import approval
+from flows.earlier import check_earlier
 from flows.files import copy_atomic
 from flows.modelling import checkpoint_of, index_of
-from flows.publishing import roll_back, settle
+from flows.publishing import PUBLISHING, roll_back, settle
 from flows.recorded import recording
 from flows.requests import named_ids
 from flows.runner import Finished
@@ -40,12 +41,16 @@ class UnlearnRun(EndingRun):
         return unlearn_prepared
 
     def check(self) -> None:
-        """See to it that secrets can be read and a purge spares the user's own files.
+        """See to it that secrets can be read, a purge spares the user's own files, and records removed before stay so.
 
         Raises:
-            ConfigError: there is no such key, or a purge would come upon the data file.
+            ConfigError: there is no such key, a purge would come upon the data file, or the model was unlearned before and its
+                ledger is not this run's.
         """
         check_secrets(self.config)
+        if self.config.model.registered is not None:
+            ledger = self.requests.ledger if self.requests is not None else None
+            check_earlier(self.config.model.registered, self.tracker.tags(self.config.model.registered), ledger)
         if self.config.purge:
             from flows import purging
 
@@ -78,7 +83,7 @@ class UnlearnRun(EndingRun):
         """As of every run; what an earlier start has published without coming to its end is taken back first."""
         killed = super().begin(flow_run_id)
         with recording():
-            undone = roll_back(self.folder.path)
+            undone = roll_back(self.folder.path, self.publishing_lock)
         if undone is not None:
             self.screen.line(f"warning: {undone}")
         return killed
@@ -132,8 +137,9 @@ class UnlearnRun(EndingRun):
     def unapproved(self, records: Finished) -> str | None:
         """How the run ends for now for want of an approval; None where it may go on."""
         section, folder = self.config.approval, self.folder.path
-        digest = approval.digest_of_records(records.files["records"], salt_of(self), self.config.request.dataset)
-        status = approval.status(folder, digest, section.expires_after)
+        follows, dataset = self.follows(), self.config.request.dataset
+        digest = approval.digest_of(records.files["records"], follows, salt_of(self), dataset)
+        status = approval.status(folder, digest, section.expires_after, follows)
         if status != approval.APPROVED:
             return status
         self.advance("approved", approval.evidence_of(folder) or {})
@@ -202,23 +208,24 @@ class UnlearnRun(EndingRun):
     ) -> dict[str, Any]:
         """Publish the unlearned model where the checks hold, else one trained without the records if that is allowed."""
         passed, tier = checked.values["passed"], "E1" if len(references) >= MANY else "E2"
-        found, title = Checked(model, unlearned, references, records, checked, tier, published=passed), "unlearn"
+        found, title = Checked(model, unlearned, references, records, checked, tier, accepted=passed), "unlearn"
         if not passed and self.config.fallback == "retrain":
             found, title = self._retrained(found), f"retrain-{self.config.train.seed + 1}"
-        content, ids = evidence_of(self, found), named(found)
-        if not found.published:
-            self.evidence = write_evidence(self, content, ids)
+        ids = named(found)
+        if not found.accepted:
+            self.evidence = write_evidence(self, evidence_of(self, found, None), ids)
             return self.finish("verify_failed", records, found.verified)
         self.advance("verified", {"verdict": found.verified.values["verdict"], "tier": found.tier})
         copy_atomic(Path(checkpoint_of(found.after)), self.folder.path / MODEL)
-        self.released_run = self.runs.get(title)
+        self.publication = self.register(self.runs[title])
+        content = evidence_of(self, found, self.publication)
         if self.config.purge:
             from flows import purging
 
             self.purging = purging.begin(self, found, content)
             return self.purging.summary
         self.evidence = write_evidence(self, content, ids)
-        return self.finish("published", records, found.verified, found.tier)
+        return self.finish(PUBLISHING, records, found.verified, found.tier)
 
     def _retrained(self, failed: Checked) -> Checked:
         """The first of the models trained without the records, compared with the others, in place of one that failed."""
@@ -229,7 +236,7 @@ class UnlearnRun(EndingRun):
         chosen, *others = failed.references
         self.advance("retrained", {"model": chosen.digest, "verdict": verdict})
         verified = self.verify(failed.before, chosen, others, failed.records, "verify-retrained")
-        return replace(failed, after=chosen, references=others, verified=verified, tier=EXACT, published=True)
+        return replace(failed, after=chosen, references=others, verified=verified, tier=EXACT, accepted=True)
 
     def _resolve(self, index: Finished | None) -> Finished:
         inputs = {

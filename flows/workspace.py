@@ -69,11 +69,13 @@ def note_use(path: Path) -> None:
 
 
 def prune(options: argparse.Namespace, tokens: list[str]) -> int:
-    """Delete the stage folders that no run has used for ``keep_days``; with ``dry_run`` only say which.
+    """Delete the stage folders that no run has used for ``keep_days``, and what select noted of them; ``dry_run`` only tells.
 
     Raises:
         ConfigError: there is no workspace, or a run is at work in it.
     """
+    from flows import growth  # imports polars
+
     workspace = Path(os.path.abspath(os.path.expanduser(options.workspace)))
     problems = [f"unknown arguments: {' '.join(tokens)}"] if tokens else []
     if options.keep_days < 0:
@@ -95,8 +97,11 @@ def prune(options: argparse.Namespace, tokens: list[str]) -> int:
             console.print(f"{folder.name}  {size / 1e6:,.1f} MB, last used {days:.0f} days ago")
             if not options.dry_run:
                 remove_stage(folder)
+        states, size = growth.prune(workspace, {folder.name for folder, _ in unused}, dry_run=options.dry_run)
+        freed += size
     verb = "would be freed" if options.dry_run else "freed"
-    console.print(f"{len(unused)} stages, {freed / 1e6:,.1f} MB {verb} in {workspace}")
+    pools = f"{states} states of pools, " if states else ""
+    console.print(f"{len(unused)} stages, {pools}{freed / 1e6:,.1f} MB {verb} in {workspace}")
     return 0
 
 

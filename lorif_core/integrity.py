@@ -8,13 +8,12 @@ takes about as long as a query. It is no protection against somebody who forges 
 from __future__ import annotations
 
 import hashlib
-import mmap
 from pathlib import Path
 
 import numpy as np
 
-from lorif_core.atomic import file_digest
 from lorif_core.errors import StoreError
+from lorif_core.mapping import MappedFile
 
 TABLE = (256, 512)
 """8-byte words of a chunk: 1 MiB, a page a row."""
@@ -23,10 +22,11 @@ _checked: set[tuple[str, str, int, int, int]] = set()
 """Files this process has found whole: path, sha256, and what the file system says of them."""
 
 
-def word_sum(data: bytes | mmap.mmap) -> str:
+def word_sum(data: bytes | memoryview) -> str:
     """The digest of a file's content described above, 32 hexadecimal digits."""
-    whole = len(data) // 8
-    words = np.frombuffer(data, dtype="<u8", count=whole)
+    content = np.frombuffer(data, dtype=np.uint8)
+    whole = len(content) // 8
+    words = content[: 8 * whole].view("<u8")
     size = TABLE[0] * TABLE[1]
     sha = hashlib.sha256()
     for start in range(0, whole, size):  # a chunk stays in cache for its second sum
@@ -34,32 +34,35 @@ def word_sum(data: bytes | mmap.mmap) -> str:
         columns = TABLE[1] if len(chunk) == size else 1
         table = chunk.reshape(-1, columns)
         sha.update(table.sum(0, dtype="<u8").tobytes() + table.sum(1, dtype="<u8").tobytes())
-    sha.update(bytes(data[whole * 8 :]) + str(len(data)).encode())
+    sha.update(content[8 * whole :].tobytes() + str(len(content)).encode())
     return sha.hexdigest()[:32]
 
 
-def check_once(path: Path, sha256: str, words: str) -> None:
-    """Nothing, for a whole file; its bytes are read the first time this process asks, and again when the file changed.
+def open_whole(path: Path, sha256: str, words: str, trust: bool = False) -> MappedFile:
+    """Open a file that is whole: its bytes are read the first time this process asks, and again when the file changed.
 
     Args:
         path: of the file.
         sha256: of its bytes.
         words: its `word_sum`; empty where an older release wrote it, and sha256 has to do.
+        trust: do not look.
 
     Raises:
         StoreError: the file is missing or damaged.
     """
     try:
-        facts = path.stat()
-        key = (str(path.absolute()), sha256, facts.st_ino, facts.st_size, facts.st_mtime_ns)
-        if key in _checked:
-            return
-        whole = file_sum(path) == words if words else file_digest(path) == sha256
+        file = MappedFile(path)
     except FileNotFoundError:
         raise StoreError(missing(path)) from None
-    if not whole:
-        raise StoreError(f"{path} is damaged: its bytes do not match the manifest's; restore it or rebuild the index")
-    _checked.add(key)
+    key = (str(path.absolute()), sha256, *file.identity)
+    if not trust and key not in _checked:
+        data = file.content().numpy().data
+        if (word_sum(data) != words) if words else (hashlib.sha256(data).hexdigest() != sha256):
+            raise StoreError(
+                f"{path} is damaged: its bytes do not match the manifest's; restore it or rebuild the index"
+            )
+        _checked.add(key)
+    return file
 
 
 def read_checked(path: Path, sha256: str) -> bytes:
@@ -78,7 +81,7 @@ def read_checked(path: Path, sha256: str) -> bytes:
 
 
 def forget() -> None:
-    """Let `check_once` read every file again."""
+    """Let `open_whole` read every file again."""
     _checked.clear()
 
 
@@ -88,12 +91,3 @@ def missing(path: Path) -> str:
         f"{path} is missing: if rows were purged or shards compacted since this index was opened, open it again; "
         "else restore the file or rebuild the index"
     )
-
-
-def file_sum(path: Path) -> str:
-    """`word_sum` of a file."""
-    with path.open("rb") as file:
-        if not path.stat().st_size:
-            return word_sum(b"")
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            return word_sum(mapped)

@@ -1,11 +1,12 @@
-"""What the compiled kernels have in common: one function in LLVM's language, its loops, its reading, its vectors.
+"""What the compiled kernels have in common: one function in LLVM's language, its loops, its vectors.
 
-A kernel is written out for one shape and codec: sizes are constants of the code, so that sums stay in registers. The code
-reads the file itself, as much at a time as stays in a core's cache. Axes: Q queries, n rows, b bits of a stored number.
+A kernel is written out for one shape and codec: sizes are constants of the code, so that sums stay in registers. Axes:
+Q queries, n rows, b bits of a stored number.
 """
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,15 +16,16 @@ from llvmlite import ir
 
 LANES = 8
 """Numbers of a vector: 256 bits of float32. LLVM splits them where the machine has shorter ones."""
-SLACK = 1024
+SLACK = 4 * LANES
 """Bytes that may be read beyond the last row; whatever they hold, scores do not depend on it."""
-LINE = 64
-"""Bytes of a cache line. What is read goes to the beginning of one: elsewhere the operating system copies at a fifth of the
-speed on some processors."""
 ENTRY = "add_scores"
-"""The function: (scores [Q, n], queries [Q, ...], memory, file descriptor, where the first rows of each tensor begin in the
-file, Q, n, numbers from one query's scores to the next's) -> rows that were read, fewer than n where the file ends too
-early."""
+"""The function: (scores [Q, n], queries [Q, ...], the first row of each tensor, Q, n, numbers from one query's scores to the
+next's, advice) -> 0; where advice is not 0, the operating system is given it for the rows' memory before that is touched,
+and what it answers if it refuses is returned at once."""
+LINE = 64
+"""Bytes of a cache line."""
+DISTANCE = 2
+"""Of what is asked of memory from what is worked on, in rows scored at once: memory takes about as long to answer."""
 
 BYTE, HALF, INT, LONG, FLOAT = (*(ir.IntType(size) for size in (8, 16, 32, 64)), ir.FloatType())
 POINTER = ir.PointerType()
@@ -40,79 +42,73 @@ class Kernel:
     """A kernel's code."""
 
     text: str
-    memory: int
-    """Bytes it reads to."""
+    row_bytes: tuple[int, ...]
+    """Of each tensor."""
     rows: int
-    """It scores at once: there is room for as many, in the scores and in its memory, where fewer are left."""
+    """It scores at once: it reads and scores as many where fewer are left."""
+    room: int
+    """Bytes behind a tensor's rows that it reads for that, at most."""
 
 
 class Code:
     """One function as it is written, and the row that the next lines are about."""
 
-    def __init__(self, row_bytes: list[int], query_bytes: int, together: int, chunk: int) -> None:
+    def __init__(self, row_bytes: list[int], query_bytes: int) -> None:
         """Begin it.
 
         Args:
             row_bytes: of each tensor.
             query_bytes: of a query.
-            together: rows that are scored at once, where as many are left.
-            chunk: bytes to read at a time, about.
         """
         self.module = ir.Module()
-        kind = ir.FunctionType(LONG, [POINTER, POINTER, POINTER, INT, *[LONG] * len(row_bytes), LONG, LONG, LONG])
+        tensors = [POINTER] * len(row_bytes)
+        kind = ir.FunctionType(INT, [POINTER, POINTER, *tensors, LONG, LONG, LONG, INT])
         function = ir.Function(self.module, kind, ENTRY)
-        self.all_scores, self.queries, self.memory, self.file, *self.offsets, self.count, self.n, self.stride = (
-            function.args
-        )
+        self.all_scores, self.queries, *self.tensors, self.count, self.n, self.stride, self.advice = function.args
         self.entry = ir.IRBuilder(function.append_basic_block())
         self.at = ir.IRBuilder(function.append_basic_block())
         self.body = self.at.block
         self.row_bytes, self.query_bytes = row_bytes, query_bytes
-        self.chunk = max(chunk // sum(row_bytes) // together, 1) * together  # rows
-        self.begins = [0]
-        for size in row_bytes:
-            self.begins.append(self.begins[-1] + -(-(size * self.chunk + SLACK) // LINE) * LINE)
         self.row = self.variable(LONG)
+        with self.at.if_then(self.at.icmp_signed("!=", self.advice, INT(0))):
+            self.advise()
 
     def finish(self, rows: int) -> Kernel:
         """The kernel, which scores so many rows at once."""
-        self.at.ret(self.n)
+        self.at.ret(INT(0))
         self.entry.branch(self.body)
-        return Kernel(str(self.module), self.begins[-1], rows)
+        room = (rows - 1) * max(self.row_bytes) + SLACK
+        return Kernel(str(self.module), tuple(self.row_bytes), rows, room)
 
     @contextmanager
-    def chunks(self) -> Iterator[tuple[Value, Value]]:
-        """The block for each chunk of rows, in memory: (its first row, how many they are)."""
-        first = self.variable(LONG)
-        with self.repeat(first, self.chunk, self.n, whole=False):
-            start = self.at.load(first, typ=LONG)
-            left = self.at.sub(self.n, start)
-            rows = self.at.select(self.at.icmp_signed("<", left, LONG(self.chunk)), left, LONG(self.chunk))
-            self.read(start, rows)
-            self.at.store(LONG(0), self.row)
-            yield start, rows
-
-    @contextmanager
-    def each_query(self, start: Value) -> Iterator[tuple[Value, Value]]:
-        """The block for each query: the addresses of (itself, its score of row `start`)."""
+    def each_query(self) -> Iterator[tuple[Value, Value]]:
+        """The block for each query: the addresses of (itself, its score of the current row)."""
         q = self.variable(LONG)
         self.at.store(LONG(0), q)
         with self.repeat(q, 1, self.count):
             number = self.at.load(q, typ=LONG)
-            line = self.at.add(self.at.mul(number, self.stride), start)
+            line = self.at.add(self.at.mul(number, self.stride), self.at.load(self.row, typ=LONG))
             query = self.address(self.queries, self.at.mul(number, LONG(self.query_bytes)))
             yield query, self.address(self.all_scores, self.at.mul(line, LONG(4)))
 
-    def read(self, start: Value, rows: Value) -> None:
-        """Read rows start, start + 1, ... of every tensor; return where the file ends before them."""
-        kind = ir.FunctionType(LONG, [INT, POINTER, LONG, LONG])
-        pread = ir.Function(self.module, kind, "pread")
-        for offset, size, begin in zip(self.offsets, self.row_bytes, self.begins, strict=False):
-            wanted = self.at.mul(rows, LONG(size))
-            place = self.at.add(offset, self.at.mul(start, LONG(size)))
-            found = self.at.call(pread, [self.file, self.address(self.memory, LONG(begin)), wanted, place])
-            with self.at.if_then(self.at.icmp_signed("!=", found, wanted), likely=False):
-                self.at.ret(start)
+    def advise(self) -> None:
+        """Give the advice for every tensor's rows, from the beginning of the first one's page on."""
+        madvise = ir.Function(self.module, ir.FunctionType(INT, [POINTER, LONG, INT]), "madvise")
+        for tensor, size in zip(self.tensors, self.row_bytes, strict=True):
+            before = self.at.and_(self.at.ptrtoint(tensor, LONG), LONG(mmap.PAGESIZE - 1))
+            length = self.at.add(self.at.mul(self.n, LONG(size)), before)
+            found = self.at.call(madvise, [self.address(tensor, self.at.neg(before)), length, self.advice])
+            with self.at.if_then(self.at.icmp_signed("!=", found, INT(0)), likely=False):
+                self.at.ret(found)
+
+    def fetch(self, rows: int) -> None:
+        """Ask memory for rows that come soon, as many as are scored at once."""
+        kind = ir.FunctionType(ir.VoidType(), [POINTER, INT, INT, INT])
+        prefetch = ir.Function(self.module, kind, "llvm.prefetch.p0")
+        for tensor, size in enumerate(self.row_bytes):
+            for offset in range(0, rows * size, LINE):
+                place = self.place(tensor, DISTANCE * rows, offset)
+                self.at.call(prefetch, [place, INT(0), INT(3), INT(1)])  # to read, often, data
 
     def variable(self, kind: Any, count: int = 1) -> Value:
         """Zero; registers hold it after optimisation, except for arrays, which hold anything."""
@@ -141,16 +137,11 @@ class Code:
     def place(self, tensor: int, row: int, offset: int = 0) -> Value:
         """The address of byte `offset` of the current row + `row` of a tensor."""
         start = self.at.mul(self.at.load(self.row, typ=LONG), LONG(self.row_bytes[tensor]))
-        fixed = self.begins[tensor] + row * self.row_bytes[tensor] + offset
-        return self.address(self.memory, self.at.add(start, LONG(fixed)))
+        return self.address(self.tensors[tensor], self.at.add(start, LONG(row * self.row_bytes[tensor] + offset)))
 
     def address(self, base: Value, offset: Value) -> Value:
         """So many bytes further on."""
         return self.at.gep(base, [offset], source_etype=BYTE)
-
-    def levels(self, codes: Value, bits: int) -> Value:
-        """What codes of so few bits stand for, in units of their scale."""
-        return self.at.fadd(self.at.sitofp(codes, VECTOR), every(0.5 - (1 << (bits - 1))))
 
     def splat(self, value: Value) -> Value:
         """It in every lane."""

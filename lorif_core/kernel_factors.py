@@ -35,7 +35,7 @@ LOW, HIGH = INTS([0, 8, 1, 9, 4, 12, 5, 13]), INTS([2, 10, 3, 11, 6, 14, 7, 15])
 LOW_PAIRS, HIGH_PAIRS = INTS([0, 1, 8, 9, 4, 5, 12, 13]), INTS([2, 3, 10, 11, 6, 7, 14, 15])
 
 
-def factors(d1: int, d2: int, rank: int, bits: int, chunk: int) -> Kernel:
+def factors(d1: int, d2: int, rank: int, bits: int) -> Kernel:
     """Queries as `arranged` has them; the file's tensors: left and right, or codes and scale.
 
     Args:
@@ -43,12 +43,12 @@ def factors(d1: int, d2: int, rank: int, bits: int, chunk: int) -> Kernel:
         d2: theirs.
         rank: of its factors.
         bits: of a stored number.
-        chunk: bytes to read at a time, about.
     """
-    code = _Factors(d1, d2, rank, bits, chunk)
-    with code.chunks() as (start, rows), code.repeat(code.row, ROWS, rows, whole=False):
+    code = _Factors(d1, d2, rank, bits)
+    with code.repeat(code.row, ROWS, code.n, whole=False):
+        code.fetch(ROWS)
         code.decode()
-        with code.each_query(code.at.add(start, code.at.load(code.row, typ=LONG))) as (query, scores):
+        with code.each_query() as (query, scores):
             code.add_scores(query, scores)
     return code.finish(ROWS)
 
@@ -70,7 +70,7 @@ def _tiles(short: int) -> tuple[int, int]:
 class _Factors(Code):
     """Its code."""
 
-    def __init__(self, d1: int, d2: int, rank: int, bits: int, chunk: int) -> None:
+    def __init__(self, d1: int, d2: int, rank: int, bits: int) -> None:
         self.short, self.long = sorted((d1, d2))
         self.height, self.tiles = _tiles(self.short)
         self.rank, self.bits, self.each = rank, bits, WORD_BITS // bits
@@ -88,7 +88,7 @@ class _Factors(Code):
             end = rank * self.column
         self.u, self.v = (0, second) if d1 <= d2 else (second, 0)
         self.second = second
-        super().__init__(row_bytes, 4 * self.height * self.tiles * self.long, ROWS, chunk)
+        super().__init__(row_bytes, 4 * self.height * self.tiles * self.long)
         self.numbers = self.variable(VECTOR, end * WIDE)  # [numbers, WIDE]
         self.counter, self.outer, self.tile = (self.variable(LONG) for _ in range(3))
         with self.counted(self.counter, 1, end * WIDE) as place:
@@ -148,7 +148,8 @@ class _Factors(Code):
             x = at.load(at.gep(words, [word]), typ=INTS)
             first = at.add(begin, at.mul(word, LONG(self.each)))
             for i in range(self.each):
-                level = self.levels(at.and_(at.lshr(x, every(bits * i)), every((1 << bits) - 1)), bits)
+                code = at.and_(at.lshr(x, every(bits * i)), every((1 << bits) - 1))
+                level = at.fadd(at.sitofp(code, VECTOR), every(0.5 - (1 << (bits - 1))))
                 at.store(level, self.number(at.add(first, LONG(i)), w))
         halves = ir.Constant(ir.VectorType(HALF, LANES), ir.Undefined)
         for row in range(LANES):

@@ -1,5 +1,9 @@
 """The kernel of whole gradients: a row's numbers in the lanes of vectors.
 
+A code q of b bits stands for q + 1/2 - 2^(b-1) in units of the row's scale. What is added to q is the same for every row:
+times the query's numbers, lane by lane, it is where a row's sums begin. So is what a code of few bits is multiplied by where
+it is left in its place in a word: by as much, the query's number is smaller.
+
 Axes: Q queries, n rows, D = d1 d2, b bits of a stored number.
 """
 
@@ -30,6 +34,10 @@ from lorif_core.kernel_code import (
 
 ROWS = 4
 """That share every load of a query."""
+UNROLLED = 2
+"""Vectors between two tests for the end."""
+IN_PLACE = 2
+"""Bits of the codes that are not moved to the lowest of a word."""
 HALVES = (
     ([0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]),
     ([0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15]),
@@ -38,62 +46,72 @@ HALVES = (
 """Of two vectors, what is added to what until each lane is the sum of one of eight vectors, in their order."""
 
 
-def whole(size: int, bits: int, chunk: int) -> Kernel:
+def whole(size: int, bits: int) -> Kernel:
     """Queries as `padded` has them; the file's tensors: gradient, or codes and scale.
 
     Args:
         size: D.
         bits: of a stored number.
-        chunk: bytes to read at a time, about.
     """
-    code = _Whole(size, bits, chunk)
-    with code.chunks() as (start, rows), code.each_query(start) as (query, scores):
-        code.at.store(LONG(0), code.row)
-        for count in (ROWS, 1):
-            with code.repeat(code.row, count, rows):
+    code = _Whole(size, bits)
+    for count in (ROWS, 1):
+        with code.repeat(code.row, count, code.n):
+            if count == ROWS:
+                code.fetch(ROWS)
+            with code.each_query() as (query, scores):
                 code.some_rows(query, scores, count)
     return code.finish(1)
 
 
-def padded(queries: Tensor) -> Tensor:
-    """[Q, d1, d2] as the kernel takes them: flat, with zeros up to whole vectors."""
-    return torch.nn.functional.pad(queries.flatten(1), (0, -queries[0].numel() % LANES)).contiguous()
+def padded(queries: Tensor, bits: int) -> Tensor:
+    """[Q, d1, d2] as the kernel takes them [Q, 1 + D / lanes, lanes]: what sums begin with, and the numbers, zeros behind."""
+    flat = torch.nn.functional.pad(queries.flatten(1), (0, -queries[0].numel() % LANES))
+    numbers = flat.view(len(queries), -1, LANES)
+    if bits in FLOATS:
+        return torch.nn.functional.pad(numbers, (0, 0, 1, 0))
+    begin = numbers.double().sum(1, keepdim=True) * (0.5 - 2 ** (bits - 1))
+    factors = 2.0 ** (-bits * torch.arange(LANES)) if bits <= IN_PLACE else torch.ones(LANES)
+    return torch.cat([begin.float(), numbers * factors], 1)
 
 
 class _Whole(Code):
     """Its code."""
 
-    def __init__(self, size: int, bits: int, chunk: int) -> None:
+    def __init__(self, size: int, bits: int) -> None:
         self.size, self.bits = size, bits
         row_bytes = [packed_bytes(size, bits)] + ([] if bits in FLOATS else [2])
-        super().__init__(row_bytes, 4 * LANES * -(-size // LANES), ROWS, chunk)
+        super().__init__(row_bytes, 4 * LANES * (1 + -(-size // LANES)))
 
     def some_rows(self, query: Value, scores: Value, rows: int) -> None:
         """Add, to the scores of some rows, the sum over D of query[p] x[p]."""
         sums = [self.variable(VECTOR) for _ in range(rows)]
         for total in sums:
-            self.at.store(ZEROS, total)
+            self.at.store(self.at.load(query, align=4, typ=VECTOR), total)
         starts = [self.place(0, row) for row in range(rows)]
         counter = self.variable(LONG)
 
         def add(t: Value, count: int) -> None:
-            place = self.address(query, self.at.mul(t, LONG(4 * LANES)))
+            place = self.address(query, self.at.mul(self.at.add(t, LONG(1)), LONG(4 * LANES)))
             numbers = self.at.load(place, align=4, typ=VECTOR)
             for start, total in zip(starts, sums, strict=True):
                 place = self.address(start, self.at.mul(t, LONG(self.bits)))
                 self.add_product(total, numbers, self.decoded(place, count))
 
+        vectors = self.size // LANES
         self.at.store(LONG(0), counter)
-        with self.repeat(counter, 1, self.size // LANES):
-            add(self.at.load(counter, typ=LONG), LANES)
+        with self.repeat(counter, UNROLLED, vectors):
+            for i in range(UNROLLED):
+                add(self.at.add(self.at.load(counter, typ=LONG), LONG(i)), LANES)
+        for t in range(vectors // UNROLLED * UNROLLED, vectors):
+            add(LONG(t), LANES)
         if self.size % LANES:
-            add(LONG(self.size // LANES), self.size % LANES)
+            add(LONG(vectors), self.size % LANES)
         for row in range(0 if self.bits in FLOATS else rows):
             self.at.store(self.at.fmul(self.at.load(sums[row], typ=VECTOR), self.scale(row)), sums[row])
         self.add_scores(scores, sums)
 
     def decoded(self, place: Value, count: int) -> Value:
-        """The numbers at an address; those beyond the first `count` are zero, or finite if they are codes."""
+        """The numbers at an address, or their codes; those beyond the first `count` are zero, or finite if they are codes."""
         at, bits = self.at, self.bits
         if bits in FLOATS:
             words = at.load(place, align=1, typ=ir.VectorType(ir.IntType(bits), LANES))
@@ -105,9 +123,13 @@ class _Whole(Code):
         if bits == 8:
             codes = at.zext(at.load(place, align=1, typ=ir.VectorType(BYTE, LANES)), INTS)
         else:
-            codes = at.lshr(self.splat(at.load(place, align=1, typ=INT)), INTS([bits * i for i in range(LANES)]))
-            codes = at.and_(codes, every((1 << bits) - 1))
-        return self.levels(codes, bits)
+            codes = self.splat(at.load(place, align=1, typ=INT))
+            starts, mask = [bits * i for i in range(LANES)], (1 << bits) - 1
+            if bits > IN_PLACE:
+                codes = at.and_(at.lshr(codes, INTS(starts)), every(mask))
+            else:
+                codes = at.and_(codes, INTS([mask << start for start in starts]))
+        return at.sitofp(codes, VECTOR)
 
     def scale(self, row: int) -> Value:
         """A row's bfloat16 scale in every lane."""
@@ -124,5 +146,4 @@ class _Whole(Code):
                 for a, b in zip(rows[:half], rows[half:], strict=True)
             ]
         found = self.at.shuffle_vector(rows[0], ZEROS, ir.VectorType(INT, len(sums))(list(range(len(sums)))))
-        place = self.address(scores, self.at.mul(self.at.load(self.row, typ=LONG), LONG(4)))
-        self.at.store(self.at.fadd(self.at.load(place, align=4, typ=found.type), found), place, align=4)
+        self.at.store(self.at.fadd(self.at.load(scores, align=4, typ=found.type), found), scores, align=4)

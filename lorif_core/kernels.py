@@ -14,14 +14,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from lorif_core.codecs import FLOATS
 from lorif_core.errors import StoreError
 from lorif_core.manifest import LayerEntry
+from lorif_core.mapping import advice
 from lorif_core.shards import Shard
+
+if TYPE_CHECKING:
+    from lorif_core.kernel_code import Kernel as Written
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +34,6 @@ FEW_QUERIES = 12
 FEW_COLUMNS = 128
 """Factor columns times queries up to here, kernels of factors are faster than dense rows, made once for all queries, in a
 dense product. Those of one column always are: they do the dense product's multiplications, and make no dense rows."""
-CHUNK = 2**18
-"""Bytes that are read at a time, to be still in the core's cache when they are decoded."""
 LONGEST = 1024
 """Numbers of all columns of the longer side: beyond, decoded rows would leave the cache. Such layers are left to torch."""
 
@@ -54,32 +56,37 @@ class Kernel:
     """In the kernel's order, float32 [Q, ...], contiguous."""
     tensors: tuple[str, ...]
     """That it reads."""
-    memory: int
-    """Bytes it reads them to, some rows at a time."""
     rows: int
     """It scores at once: behind each query's scores there is room up to a multiple."""
+    room: int
+    """Bytes it touches behind the rows it is given."""
     code: Callable[..., int]
 
-    def add_scores(self, shard: Shard, start: int, scores: Tensor, memory: Tensor) -> None:
+    def add_scores(self, shard: Shard, start: int, scores: Tensor) -> None:
         """Add <Q_q, G_i> of a shard's rows start, start + 1, ... to `scores` [Q, n], float32.
 
         Args:
             shard: the rows'.
             start: the first of them.
             scores: added to. What lies behind each query's, up to a multiple of `self.rows`, is overwritten.
-            memory: uint8, at least `self.memory`; the same for all calls of a thread, so that it stays in cache.
 
         Raises:
             StoreError: the file ends before them.
         """
         count, n = scores.shape
-        addresses = [x.data_ptr() for x in (scores, self.queries, memory)]
-        offsets = [shard.offset(name, start) for name in self.tensors]
-        done = self.code(*addresses, shard.descriptor, *offsets, count, n, scores.stride(0))
-        if done < n:
+        addresses, copies = [scores.data_ptr(), self.queries.data_ptr()], []
+        for name in self.tensors:
+            begin, end = shard.span(name, start, start + n)
+            address = shard.file.address(begin, end + self.room)
+            if address is None:
+                copies.append(shard.file.read(begin, end, self.room))
+                address = copies[-1].data_ptr()
+            addresses.append(address)
+        refused = self.code(*addresses, count, n, scores.stride(0), advice())
+        if refused or shard.file.shrunk():
             for name in self.tensors:
-                shard.read(name, start + done, start + n)  # says what is wrong
-            raise StoreError(f"{shard.path}: could not be read for a moment; ask again")
+                shard.read(name, start, start + n)  # says what is wrong
+            raise StoreError(f"{shard.file.path}: could not be read for a moment; ask again")
 
 
 def prepare(layer: LayerEntry, bits: int, queries: Tensor) -> Kernel | None:
@@ -91,27 +98,27 @@ def prepare(layer: LayerEntry, bits: int, queries: Tensor) -> Kernel | None:
     from lorif_core.kernel_factors import arranged
     from lorif_core.kernel_whole import padded
 
-    ordered = arranged(queries) if layer.rank else padded(queries)
+    ordered = arranged(queries) if layer.rank else padded(queries, bits)
     stored = ("codes", "scale") if bits not in FLOATS else ("left", "right") if layer.rank else ("gradient",)
-    code, memory, rows = _compiled(layer.d1, layer.d2, layer.rank, bits, CHUNK)
-    return Kernel(ordered, tuple(f"{name}.{layer.name}" for name in stored), memory, rows, code)
+    kernel, code = _compiled(layer.d1, layer.d2, layer.rank, bits)
+    names = tuple(f"{name}.{layer.name}" for name in stored)
+    return Kernel(ordered, names, kernel.rows, kernel.room, code)
 
 
 @cache
-def _compiled(d1: int, d2: int, rank: int, bits: int, chunk: int) -> tuple[Callable[..., int], int, int]:
-    """The function for layers of a shape, its memory in bytes, and the rows it scores at once."""
+def _compiled(d1: int, d2: int, rank: int, bits: int) -> tuple[Written, Callable[..., int]]:
+    """The kernel for layers of a shape, and its function."""
     from lorif_core.kernel_code import ENTRY
     from lorif_core.kernel_factors import factors
     from lorif_core.kernel_whole import whole
 
     begin = time.perf_counter()
-    kernel = factors(d1, d2, rank, bits, chunk) if rank else whole(d1 * d2, bits, chunk)
+    kernel = factors(d1, d2, rank, bits) if rank else whole(d1 * d2, bits)
     engine = _engine(kernel.text, ENTRY)
     _engines.append(engine)  # the code lives as long as it
-    tensors = 1 if bits in FLOATS and not rank else 2
-    sizes = [*[ctypes.c_void_p] * 3, ctypes.c_int, *[ctypes.c_int64] * (tensors + 3)]
+    kinds = [*[ctypes.c_void_p] * (2 + len(kernel.row_bytes)), *[ctypes.c_int64] * 3, ctypes.c_int]
     log.debug("kernel for %d x %d, rank %d, %d bits ready in %.2f s", d1, d2, rank, bits, time.perf_counter() - begin)
-    return ctypes.CFUNCTYPE(ctypes.c_int64, *sizes)(engine.get_function_address(ENTRY)), kernel.memory, kernel.rows
+    return kernel, ctypes.CFUNCTYPE(ctypes.c_int, *kinds)(engine.get_function_address(ENTRY))
 
 
 _engines: list[Any] = []

@@ -105,7 +105,7 @@ class _Layer:
         numbers = self.entry.numbers if factored else self.entry.size
         return max(1, min(BLOCK_NUMBERS // numbers, max(LEAST_ROWS, CACHE_NUMBERS // numbers)))
 
-    def add_scores(self, window: Window, total: Tensor, memory: Tensor) -> None:
+    def add_scores(self, window: Window, total: Tensor) -> None:
         """Add the products of a window's rows to `total` [Q, n]."""
         if self.kernel is not None:
             parts = list(window.parts(window.start, window.stop))
@@ -113,10 +113,10 @@ class _Layer:
                 first = shard.entry.start + begin - window.start
                 scores = total[:, first : first + end - begin]
                 if len(parts) == 1:
-                    self.kernel.add_scores(shard, begin, scores, memory)
+                    self.kernel.add_scores(shard, begin, scores)
                 else:  # behind a part's scores lie the next one's: no room
                     room = scores.new_zeros(len(scores), end - begin + self.kernel.rows)[:, : end - begin]
-                    self.kernel.add_scores(shard, begin, room.copy_(scores), memory)
+                    self.kernel.add_scores(shard, begin, room.copy_(scores))
                     scores.copy_(room)
             return
         for block in window.blocks(self.entry, self.rows, self.bits):
@@ -165,16 +165,14 @@ def stream_scores(
     """
     planned = _plan(store, layers, queries, inverses, where)
     compiled = [layer.kernel for layer in planned if layer.kernel is not None]
-    size = max((kernel.memory for kernel in compiled), default=0)
     together = max((kernel.rows for kernel in compiled), default=1)
     rows = max(1, min(window_rows(store), BLOCK_NUMBERS // len(queries)))
 
     def score(window: Window) -> tuple[int, Tensor]:
         n = len(window)
         total = where.new_zeros(len(queries), -(-n // together) * together)[:, :n]
-        memory = torch.empty(size, dtype=torch.uint8)
         for layer in planned:
-            layer.add_scores(window, total, memory)
+            layer.add_scores(window, total)
         return window.start, total
 
     with (

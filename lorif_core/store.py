@@ -31,7 +31,7 @@ from lorif_core.blocks import Block
 from lorif_core.codecs import decode, row_bytes
 from lorif_core.digests import ExampleDigest
 from lorif_core.errors import StoreError
-from lorif_core.integrity import check_once, missing, read_checked, word_sum
+from lorif_core.integrity import missing, open_whole, read_checked, word_sum
 from lorif_core.manifest import Manifest, ShardEntry, Span, read_manifest
 from lorif_core.objectives import Batch, batch_rows
 from lorif_core.remote import checkout
@@ -121,8 +121,7 @@ class FactorStore:
             StoreError: it is missing or damaged.
         """
         path = self.path / shard.file
-        if not self.trust:
-            check_once(path, shard.sha256, shard.words)
+        open_whole(path, shard.sha256, shard.words, self.trust)
         try:
             return safe_open(path, framework="pt")
         except (FileNotFoundError, RuntimeError):  # it opens the file twice, and a writer may remove it in between

@@ -52,7 +52,7 @@ class Moments:
 
     @classmethod
     def of(cls, checkpoint: Mapping[str, Any], model: nn.Module) -> Moments:
-        """From the content of a Lightning checkpoint (`last.ckpt`, not the `model.ckpt` of a finished training).
+        """From the content of a Lightning checkpoint that has it: a state of `curation.selection.states`, not a `model.ckpt`.
 
         The optimizer must be one Adam or AdamW over the trained parameters in the model's own order, as shipped models have.
 
@@ -62,8 +62,8 @@ class Moments:
         states = checkpoint.get("optimizer_states") or []
         if len(states) != 1:
             raise ModelError(
-                f"expected a checkpoint with the state of one Adam optimizer, got {len(states)}: use the last.ckpt of a training, "
-                "which has what goes on with it"
+                f"expected a checkpoint with the state of one Adam optimizer, got {len(states)}: use one that Lightning's "
+                "Trainer.save_checkpoint wrote; the model.ckpt of a finished training has none"
             )
         groups, state = states[0]["param_groups"], states[0]["state"]
         trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]

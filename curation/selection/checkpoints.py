@@ -20,7 +20,7 @@ class Checkpoint:
 
     Attributes:
         attributor: with its index; its model has that checkpoint's weights.
-        learning_rate: the mean one while it trained towards the next checkpoint.
+        learning_rate: the mean one of the steps that led to it from the checkpoint before, or from the start.
         moments: Adam's, to weigh the target's gradients by; None = the index's curvature is used instead.
     """
 

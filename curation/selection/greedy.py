@@ -1,4 +1,4 @@
-"""Lazy greedy maximisation of facility location.
+"""Greedy maximisation of facility location: lazy, which is exact, and sampled, for large numbers of rows.
 
 Axes: N candidates, m rows to be covered, D numbers of a vector, b candidates whose gains are computed together.
 
@@ -11,6 +11,7 @@ highest bounds are computed anew, and the rows are those of a greedy that comput
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -21,6 +22,8 @@ BLOCK_NUMBERS = 2**22
 """Similarities computed at once at the start: 16 MB."""
 TABLE_NUMBERS = 2**26
 """Similarities that are kept, where all of them fit: 256 MB."""
+MISSED = 0.001
+"""Chance that none of the candidates sampled for a step is among those that a best selection still lacks."""
 
 
 def similarities(candidates: np.ndarray, covered: np.ndarray) -> np.ndarray:
@@ -76,6 +79,43 @@ def greedy(
             stale.append(heapq.heappop(heap)[1])
         for row, new in zip(stale, gains(similar(stale), bonus[stale]).tolist(), strict=True):
             heapq.heappush(heap, (-new, row, chosen))
+
+
+def sampled_greedy(
+    candidates: np.ndarray,
+    covered: np.ndarray,
+    coverage: float,
+    bonus: np.ndarray,
+    count: int,
+    seed: np.random.Generator,
+) -> Iterator[tuple[int, float]]:
+    """As `greedy`, but each step takes the best of candidates sampled anew: at least 1 - 1/e - `MISSED` of the best f, in the mean.
+
+    Stochastic greedy (1409.7938): N log(1 / `MISSED`) gains in all; lazy greedy computes many times as many where the rows are
+    about equally good.
+
+    Args:
+        candidates: as of `greedy`.
+        covered: likewise.
+        coverage: likewise.
+        bonus: likewise.
+        count: how many of the candidates will be asked for, about.
+        seed: draws the samples.
+    """
+    left, size = np.arange(len(candidates)), math.ceil(len(candidates) / count * math.log(1 / MISSED))
+    reached = np.full(len(covered), -1, dtype=np.float32)  # cosines: (1 + -1) / 2 = 0
+    while len(left):
+        drawn = seed.choice(len(left), min(size, len(left)), replace=False, shuffle=False)
+        rows = left[drawn]
+        cosines = candidates[rows] @ covered.T  # [b, D] @ [D, m] -> [b, m]
+        more = cosines - reached
+        np.maximum(more, 0, out=more)
+        gains = more.sum(1) * (coverage / 2 / len(covered)) + bonus[rows]
+        best = int(gains.argmax())
+        np.maximum(reached, cosines[best], out=reached)
+        left[drawn[best]] = left[-1]
+        left = left[:-1]
+        yield int(rows[best]), float(gains[best])
 
 
 def objective(chosen: np.ndarray, covered: np.ndarray, coverage: float, bonus: np.ndarray) -> float:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
 from zlib import crc32
 
 from datasketch import MinHash, MinHashLSH
 
-from curation.selection.content import jaccard
+from curation.selection.content import jaccard, shingles
 
 PERMUTATIONS = 128
 MISSES = 0.9
@@ -43,3 +45,20 @@ class NearTexts:
         found = [(-jaccard(shingles, self._kept[number]), number) for number in self._index.query(sketch)]
         best = min(found, default=(0.0, 0))
         return (best[1], -best[0]) if found and -best[0] >= self.threshold else None
+
+
+@lru_cache(maxsize=2)  # every stage of a run asks anew which target rows measure
+def near_copies(kept: Sequence[str], others: Sequence[str], threshold: float) -> frozenset[int]:
+    """Positions of those of ``others`` that are nearly one of the texts ``kept``; both are tuples, to be remembered.
+
+    Args:
+        kept: texts.
+        others: texts.
+        threshold: least Jaccard similarity of their shingles, in (0, 1).
+    """
+    texts = NearTexts(threshold)
+    for text in kept:
+        parts = shingles(text)
+        texts.keep(parts, texts.sketch(parts))
+    found = ((place, shingles(text)) for place, text in enumerate(others))
+    return frozenset(place for place, parts in found if texts.like(parts, texts.sketch(parts)) is not None)

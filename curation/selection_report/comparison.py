@@ -31,9 +31,10 @@ class OverSeeds:
     high: float | None
     values: tuple[float, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """As ``summary.json`` has it."""
-        return {"mean": self.mean, "low": self.low, "high": self.high, "seeds": list(self.values)}
+    def to_json(self, seeds: Sequence[int]) -> dict[str, Any]:
+        """As ``summary.json`` has it; ``seeds``: S."""
+        by_seed = {str(seed): value for seed, value in zip(seeds, self.values, strict=True)}
+        return {"mean": self.mean, "low": self.low, "high": self.high, "by_seed": by_seed}
 
 
 def over_seeds(values: Sequence[float], within: tuple[float, float] = (-math.inf, math.inf)) -> OverSeeds:

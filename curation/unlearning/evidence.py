@@ -21,9 +21,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from curation.errors import DataError, LedgerError
 from curation.unlearning import signing
 from curation.unlearning.canonical import canonical
+from curation.unlearning.chain import Event
 from curation.unlearning.evidence_model import LIMITS, TIERS, UNCHAINED, VERDICTS, VERSION, Evidence, worst
 from curation.unlearning.ledger import Ledger
 from curation.unlearning.requests import Batch, named_in
+from curation.unlearning.statuses import PUBLISHED
 from lorif_core.atomic import write_bytes
 
 logger = logging.getLogger(__name__)
@@ -32,7 +34,7 @@ NAME = "evidence.json"
 KIND = "evidence"
 """The kind of the ledger's event."""
 DIGEST = "digest"
-_USERS_WORDS = ("title", "duplicates_rule", "method", "approval", "caveats", "ledger")
+_USERS_WORDS = ("title", "duplicates_rule", "method", "approval", "caveats", "ledger", "publication")
 
 
 def document(evidence: Evidence, ledger: Ledger | None = None, batch: Batch | None = None) -> dict[str, Any]:
@@ -86,12 +88,7 @@ def write(
         ValueError: a number that is not finite; the message says where.
     """
     said = document(evidence, ledger, batch)
-    # The records' own hashes are seen to by Evidence; the rest of what is left out is figures and words of ours.
-    words = [*_texts({name: said[name] for name in _USERS_WORDS}), *(record.found for record in evidence.records)]
-    if named_in("\n".join(words), {*ids, *(batch.ids if batch is not None else ())}):
-        raise LedgerError(
-            "the evidence would name a record that is to be removed; use its salted hash (Ledger.record_hash)"
-        )
+    check_names(said, {*ids, *(batch.ids if batch is not None else ())})
     data = canonical(said)
     path = folder / NAME
     whole = write_bytes(path, data)
@@ -107,6 +104,20 @@ def write(
     write_bytes(seal_path(path), canonical(seal))
     logger.info("evidence written to %s (sha256 %s)", path, whole)
     return path
+
+
+def check_names(said: Mapping[str, Any], ids: Iterable[str]) -> None:
+    """See to it that a document names no record.
+
+    Raises:
+        LedgerError: it does.
+    """
+    # The records' own hashes are seen to by Evidence; the rest of what is left out is figures and words of ours.
+    words = [*_texts({name: said[name] for name in _USERS_WORDS}), *(record["found"] for record in said["records"])]
+    if named_in("\n".join(words), ids):
+        raise LedgerError(
+            "the evidence would name a record that is to be removed; use its salted hash (Ledger.record_hash)"
+        )
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -165,6 +176,18 @@ def verify(path: Path, ledger: Ledger | None = None, public_key: Ed25519PublicKe
     return problems
 
 
+def published(path: Path, ledger: Ledger) -> Event | None:
+    """The event by which the ledger says that the model of an evidence file was published; None: it does not."""
+    place = read(path)["ledger"]
+    if place is None:
+        return None
+    return _published(ledger, place.get("batch"))
+
+
+def _published(ledger: Ledger, batch: object) -> Event | None:
+    return next((event for event in ledger.events(PUBLISHED) if event.batch == batch), None)
+
+
 def _content(said: dict[str, Any], data: bytes) -> list[str]:
     """What the file itself must be, whatever is kept elsewhere."""
     problems = []
@@ -218,6 +241,9 @@ def _entry(said: dict[str, Any], whole: str, seal: dict[str, Any] | None, ledger
         problems.append(f"ledger: no event holds this file's digest for batch {place.get('batch')}")
     elif noted[-1].details[DIGEST] != whole:
         problems.append(f"ledger: event {noted[-1].number} holds the digest of a later evidence file of the same batch")
+    done = _published(ledger, place.get("batch"))
+    if done is not None and done.details.get(DIGEST, whole) != whole:
+        problems.append(f"ledger: event {done.number} says that a model with another evidence file was published")
     if (place.get("sequence"), place.get("head")) not in [(event.number, event.hash) for event in events]:
         problems.append(f"ledger: event {place.get('sequence')} is not the one that the file was written after")
     if seal is not None and seal.get("event") not in [{"number": event.number, "hash": event.hash} for event in noted]:

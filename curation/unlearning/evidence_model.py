@@ -42,6 +42,12 @@ LIMITS = (
 UNCHAINED = "The run had no ledger: that this file is as it was written shows by its digest and signature only."
 """One more of them, where that is so."""
 
+TO_BE_PUBLISHED = (
+    "This was written before the model was put to use. That it then was is said by the ledger's event `published`, which holds "
+    "the digest of this file, and without a ledger by the summary of the run."
+)
+"""What is said of a run whose evidence is of a model that passed."""
+
 NOT_PUBLISHED = "The checks failed and nothing was published: the model in use is the one from before."
 """What is said of a run whose evidence is of a model that was refused."""
 
@@ -229,6 +235,21 @@ class Rejected:
 
 
 @dataclass(frozen=True)
+class Publication:
+    """Where a model that may be published is to go. Noted before it goes there: the ledger's event `published` comes after.
+
+    Attributes:
+        name: in MLflow's registry; None: nowhere but into the run's folder.
+        version: of that name.
+        alias: that is to move to it; None: none is.
+    """
+
+    name: str | None = None
+    version: str | None = None
+    alias: str | None = None
+
+
+@dataclass(frozen=True)
 class Evidence:
     """One unlearning run.
 
@@ -254,7 +275,7 @@ class Evidence:
         approval: who approved what and when, as noted; None = none was asked for.
         caveats: what is particular to this run, in sentences.
         purge: what was removed beside the model, and what a search through all files then found; None = none was asked for.
-        published: whether the model that this is about was published; False: it failed the checks.
+        publication: where the model that this is about is to go; None: nowhere, it failed the checks.
         rejected: the unlearning that failed before another model was taken; None = none did.
     """
 
@@ -279,7 +300,7 @@ class Evidence:
     approval: Mapping[str, Any] | None = None
     caveats: Sequence[str] = ()
     purge: Mapping[str, Any] | None = None
-    published: bool = True
+    publication: Publication | None = None
     rejected: Rejected | None = None
 
     def __post_init__(self) -> None:

@@ -41,8 +41,7 @@ from curation.unlearning.statuses import (
 class Ledger:
     """The requests of one workspace.
 
-    Any number of processes may use it at once; of those that `drain` one data set, one at a time (with Postgres, that is for
-    the caller to see to).
+    Any number of processes may use it at once; of those that `drain` one data set, one at a time.
 
     Args:
         where: path of the SQLite file, or a URL of SQLAlchemy's.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,7 +34,7 @@ class Book:
     def __init__(self, where: str | Path, salt: bytes | None) -> None:
         self.engine, self.file = tables.open_database(where)
         self.name = str(self.file or self.engine.url)  # a URL prints without its password
-        self._workers: dict[str, FileLock] = {}
+        self._workers: dict[str, Callable[[], object]] = {}  # what lets go of each data set
         with self.reading() as connection:
             used = connection.execute(sa.select(tables.head.c.number)).scalar_one() > 0
         if salt is not None:
@@ -195,24 +195,33 @@ class Book:
 
     def hold(self, dataset: str) -> None:
         """Be the one process that works on this data's batches, until `release` or the process ends."""
-        if self.file is None or dataset in self._workers:
+        if dataset in self._workers:
             return
         key = hashlib.sha256(dataset.encode()).hexdigest()[:16]
-        lock = FileLock(f"{self.file}.{key}.lock", timeout=0, thread_local=False)
-        try:
-            lock.acquire()
-        except Timeout:
+        with self._told():
+            release = tables.hold(self.engine, key) if self.file is None else _locked(f"{self.file}.{key}.lock")
+        if release is None:
             raise LedgerError(
-                f"another process is working on the requests of {dataset!r} in {self.file}; wait for it, or end it: a batch "
+                f"another process is working on the requests of {dataset!r} in {self.name}; wait for it, or end it: a batch "
                 "that it leaves unfinished is taken up by the next run"
-            ) from None
-        self._workers[dataset] = lock
+            )
+        self._workers[dataset] = release
 
     def release(self, dataset: str) -> None:
         """Let others work."""
-        lock = self._workers.pop(dataset, None)
-        if lock is not None:
-            lock.release()
+        release = self._workers.pop(dataset, None)
+        if release is not None:
+            release()
+
+
+def _locked(file: str) -> Callable[[], object] | None:
+    """Take the lock of a file; what lets go of it, None where another process has it."""
+    lock = FileLock(file, timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        return None
+    return lock.release
 
 
 def request_of(row: sa.Row[Any]) -> Request:

@@ -2,13 +2,14 @@
 
 SQLite is what this is made for and tested with: a file, in write-ahead mode, whose deleted content is overwritten
 (`secure_delete`), with triggers that refuse to change events. The statements are such that Postgres takes them too, by URL and
-with a driver of the user's; there the triggers are left out, and erased ids stay in its dead rows and its own log until it
-vacuums and recycles them. Not tested against a server.
+with a driver of the user's, triggers and all; there erased ids stay in its dead rows and its own log until it vacuums and
+recycles them. The tests need no server and so run none: what is for Postgres alone was tried by hand against one (15).
 """
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -82,6 +83,14 @@ TRIGGERS = [
     "BEGIN SELECT RAISE(ABORT, 'events are append-only'); END"
     for verb in ("update", "delete")
 ]
+REFUSAL = """CREATE OR REPLACE FUNCTION events_refuse() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN RAISE EXCEPTION 'events are append-only'; END $$"""
+POSTGRES_TRIGGERS = [
+    REFUSAL,
+    "DROP TRIGGER IF EXISTS events_refuse ON events",
+    "CREATE TRIGGER events_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON events "
+    "FOR EACH STATEMENT EXECUTE FUNCTION events_refuse()",
+]
 ALONE = "SELECT pg_advisory_xact_lock(5303428)"
 """Of Postgres, whose `IF NOT EXISTS` two processes that start at once pass together, to meet in a deadlock."""
 
@@ -112,7 +121,8 @@ def open_database(where: str | Path) -> tuple[sa.Engine, Path | None]:
     if engine.dialect.name != "sqlite":
         try:
             if not _made(engine):
-                _make(engine, [ALONE] * (engine.dialect.name == "postgresql"), [])
+                postgres = engine.dialect.name == "postgresql"
+                _make(engine, [ALONE] * postgres, POSTGRES_TRIGGERS * postgres)
         except sa.exc.DatabaseError as error:
             raise LedgerError(f"{engine.url} cannot be opened as the ledger's database: {error.orig}") from None
         return engine, None
@@ -139,6 +149,23 @@ def stored_salt(connection: sa.Connection) -> bytes:
         salt = secrets.token_bytes(BYTES)
         connection.execute(sa.insert(salts).values(id=1, salt=salt))
     return salt
+
+
+def hold(engine: sa.Engine, key: str) -> Callable[[], object] | None:
+    """Take a lock that goes with this process, or with its connection; what lets go of it, None where another has it.
+
+    Args:
+        engine: of a database that is no file; one that is no Postgres has no such lock, and it is for the caller to see to it.
+        key: hexadecimal, 16 digits.
+    """
+    if engine.dialect.name != "postgresql":
+        return lambda: None
+    connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")  # or it would idle in a transaction
+    number = int.from_bytes(bytes.fromhex(key), signed=True)
+    if connection.execute(sa.select(sa.func.pg_try_advisory_lock(number))).scalar_one():
+        return connection.close
+    connection.close()
+    return None
 
 
 def scrub(engine: sa.Engine, file: Path) -> bool:

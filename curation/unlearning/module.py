@@ -16,6 +16,7 @@ from lightning import LightningDataModule, LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
+from curation.models.kinds import kind_of
 from curation.unlearning.alignment import Alignment
 from curation.unlearning.objectives import BoundedAscent, Step, UnlearningObjective
 from curation.unlearning.reference import Reference
@@ -112,7 +113,11 @@ class Unlearning(LightningModule):
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Nothing: the curve says how far it is."""
+        """Log ``val_loss`` and the rate of the rows watched, for the curve and the history alike."""
+        found = predict(self.model, batch)
+        right = (found.logits.argmax(-1) == found.targets) | ~found.mask  # [B, P]
+        figures = {"val_loss": found.mean().mean(), f"val_{kind_of(batch).rate}": right.all(1).float().mean()}
+        self.log_dict(figures, batch_size=len(right))
 
     def on_train_start(self) -> None:
         """Note where it begins."""
@@ -167,14 +172,16 @@ class Unlearning(LightningModule):
             reference_alternative=None if reference.alternative is None else self._placed(reference.alternative[which]),
             reference_retain=known,
             oracle=None if self._oracle is None else self._oracle[0].to(self.device),
+            reference_oracle=None if reference.oracle is None else self._placed(reference.oracle[which]),
             learned=None if self._oracle is None else self._placed(torch.randperm(len(which)) < len(which) // 2),
         )
 
     def _note(self) -> Tensor:
         """Losses of the records [n], their mean and that of some rows that stay added to the curve."""
         losses = self.losses(self.forget_rows)
-        retain = float(self.losses(self.watched_rows).mean())
-        self.curve.append({"step": self.global_step, "forget_loss": float(losses.mean()), "retain_loss": retain})
+        measured = self.trainer.callback_metrics.get("val_loss")  # after an epoch; at the start nothing is
+        retain = self.losses(self.watched_rows).mean() if measured is None else measured
+        self.curve.append({"step": self.global_step, "forget_loss": float(losses.mean()), "retain_loss": float(retain)})
         return losses
 
     def _renew(self, refresh: Refresh) -> None:

@@ -27,12 +27,14 @@ class Reference:
     Attributes:
         forget: log-probability of each record [n], summed over its tokens.
         alternative: that of the other answer to it [n].
+        oracle: loss of each record under a model that never saw it [n], a mean over its tokens.
         retain: of each token that the rows that stay predict, what `retain_reference` gave [W, V or d].
         ends: where each of those rows ends in `retain`, int64 [m].
     """
 
     forget: Tensor | None = None
     alternative: Tensor | None = None
+    oracle: Tensor | None = None
     retain: Tensor | None = None
     ends: Tensor | None = None
 
@@ -60,8 +62,9 @@ def make_reference(
     forget: Rows,
     retain: Rows | None,
     alternative: Rows | None,
+    oracle: nn.Module | None = None,
 ) -> Reference:
-    """Compute what ``objective`` needs of ``model`` and write it to ``path``.
+    """Compute what ``objective`` needs of ``model``, and of ``oracle`` where it needs one, and write it to ``path``.
 
     Size: m P V numbers of 4 bytes for retain = kl, d in place of V for RMU; a few bytes a record otherwise.
     """
@@ -71,6 +74,11 @@ def make_reference(
     def log_p(rows: Rows) -> Tensor:
         return torch.cat([-predict(model, to_device(batch, device)).total().cpu() for batch in rows])
 
+    if oracle is not None:
+        where = next(oracle.parameters()).device
+        with frozen(oracle):
+            means = [predict(oracle, to_device(batch, where)).mean().cpu() for batch in forget]
+        tensors["oracle"] = torch.cat(means)
     with frozen(model):
         if objective.needs_reference:
             tensors["forget"] = log_p(forget)
@@ -95,5 +103,9 @@ def read_reference(path: Path) -> Reference:
     """What `make_reference` wrote; the rows that stay lie in the file, memory-mapped."""
     with safe_open(path, framework="pt") as file:
         names = set(file.keys())
-        found = {name: file.get_tensor(name) for name in ("forget", "alternative", "retain", "ends") if name in names}
+        found = {
+            name: file.get_tensor(name)
+            for name in ("forget", "alternative", "oracle", "retain", "ends")
+            if name in names
+        }
     return Reference(**found)

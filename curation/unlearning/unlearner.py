@@ -93,8 +93,11 @@ def unlearn(
     file = folder / REFERENCE
     held = retain if objective.retain != "none" else None
     # written before the first step, so that a resumed run does not take the model it has changed for the old one
+    asked = oracle if objective.needs_oracle else None
     reference = (
-        read_reference(file) if file.exists() else make_reference(file, model, objective, forget, held, alternative)
+        read_reference(file)
+        if file.exists()
+        else make_reference(file, model, objective, forget, held, alternative, asked)
     )
     if fresh is not None:
         shrink(model, fresh, kept)  # a resumed run takes its weights from where it was
@@ -110,7 +113,7 @@ def unlearn(
         refresh,
         schedule,
         retain_per_record,
-        oracle if objective.needs_oracle else None,
+        asked,
     )
     result = train(module, Records(len(forget), forget.size, module.watched_rows), options, folder)
     changes, final = weight_changes(before, model.state_dict()), module.weights.double().cpu().numpy()

@@ -18,7 +18,7 @@ from curation.examples import write_parquet_atomic
 from curation.selection.aggregate import aggregate
 from curation.selection.pool import Best, Pool
 from flows.stages.common import Arguments, Output, Progress, open_data
-from flows.stages.indexing import open_index
+from flows.stages.scorers import layer_weights, open_scorers
 from flows.stages.targeting import Targets, budget_of, open_targets, strategy_of
 from lorif_core import LoRIF
 
@@ -27,7 +27,7 @@ HUB_ROWS = 10
 
 
 def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
-    """Score the pool under the model in ``checkpoint`` and its index at ``index_path``; of the best are no ``excluded`` rows.
+    """Score the pool under the ``checkpoints`` and their indexes; of the best are no ``excluded`` rows.
 
     Returns:
         Files ``scores`` (``example_id``, ``score``, ``mean``: over the target groups, in pool order) and ``best`` (``group``,
@@ -35,16 +35,17 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     """
     data, options = open_data(arguments), arguments["scores"]
     targets = open_targets(arguments, data)
-    attributor, _ = open_index(arguments, data, progress)
-    places = index_places(attributor, data)
+    scorers = open_scorers(arguments, data, progress)
+    places = index_places(scorers[-1].attributor, data)
     allowed = allowed_rows(data, arguments["excluded"])
     found = aggregate(
-        attributor,
+        scorers,
         targets.loader(targets.choosing, arguments["index"]["batch_size"]),
         [targets.groups[row] for row in targets.choosing],
         how=options["how"],
         k=_kept(arguments, data, allowed),
         normalise=options["normalise"],
+        layer_weights=layer_weights(arguments, scorers),
         allowed=allowed[places],
         progress=lambda done, total: progress("scores, row", done, total),
     )

@@ -1,6 +1,6 @@
 """Stage choose: the selection within the budget, what the controls would choose, and what speaks for the rows shown.
 
-Axes: N rows of the pool, Q target rows that choose, M target rows in one pass over the index.
+Axes: N rows of the pool, Q target rows that choose.
 """
 
 from __future__ import annotations
@@ -11,33 +11,31 @@ from typing import cast
 
 import numpy as np
 import polars as pl
-import torch
-from lightning import LightningModule
+from torch import nn
 
 from curation.data import ExampleData
 from curation.data.contents import lengths_of, texts_of
 from curation.errors import DataError
 from curation.examples import write_parquet_atomic
 from curation.models.embedding import embeddings
-from curation.selection.aggregate import inverse, target_norms
 from curation.selection.bias import bias
 from curation.selection.budget import Budget
+from curation.selection.checkpoints import Checkpoint
 from curation.selection.controls import bm25, loss, random_scores, similarity
 from curation.selection.exclusions import allowed, exclusion_table
 from curation.selection.harmful import harmful
+from curation.selection.pairs import pair_scores
 from curation.selection.pool import Best, Pool
 from curation.selection.strategies import Selection, Strategy, TopK
 from flows.files import digest_of
 from flows.stages.aggregating import allowed_rows, index_places, read_best
 from flows.stages.common import Arguments, Output, Progress, device, open_data
-from flows.stages.indexing import open_index
+from flows.stages.scorers import layer_weights, open_scorers
 from flows.stages.targeting import Targets, budget_of, open_targets, pool_columns, strategy_of
 from flows.stages.weighing import tokens_of
 from lorif_core import LoRIF
 from lorif_core.norms import gradient_norms
 
-TABLE_NUMBERS = 2**26
-"""Floats of the scores held at once for the rows shown: 256 MB."""
 RANDOM = "random"
 
 
@@ -53,7 +51,8 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     """
     data, options = open_data(arguments), arguments["strategy"]
     targets, strategy, budget = open_targets(arguments, data), strategy_of(arguments), budget_of(arguments)
-    attributor, model = open_index(arguments, data, progress)
+    scorers = open_scorers(arguments, data, progress)
+    attributor, model = scorers[-1].attributor, scorers[-1].attributor.model
     progress("rows of the pool", 0, len(data.train_dataset))
     pool = _pool(arguments, data, targets, model, needs_vectors="vectors" in strategy.needs)
     norms = _norms(attributor, data)
@@ -75,7 +74,7 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
         write_parquet_atomic(_table(selection, names, name), folder / f"{title}.parquet")
     frame = pl.DataFrame({"example_id": names, **scores}).with_columns(length=pl.Series(pool.lengths))
     write_parquet_atomic(frame, folder / "scores.parquet")
-    write_parquet_atomic(_shown(arguments, attributor, data, targets, pool, norms), folder / "shown.parquet")
+    write_parquet_atomic(_shown(arguments, scorers, data, targets, pool), folder / "shown.parquet")
     values = {
         "rows": len(chosen["selected"]),
         "tokens": int(pool.lengths[chosen["selected"].rows].sum()),
@@ -103,9 +102,7 @@ def _selected(strategy: Strategy, helping: Pool, budget: Budget, seed: int, pool
         raise DataError([f"{x} (exclude_harmful leaves out {hurting:,} rows)" for x in error.problems]) from error
 
 
-def _pool(
-    arguments: Arguments, data: ExampleData, targets: Targets, model: LightningModule, needs_vectors: bool
-) -> Pool:
+def _pool(arguments: Arguments, data: ExampleData, targets: Targets, model: nn.Module, needs_vectors: bool) -> Pool:
     """Everything the strategies see."""
     vectors = None
     if needs_vectors or "repsim" in arguments["controls"]:
@@ -134,7 +131,7 @@ def _control_scores(
     data: ExampleData,
     targets: Targets,
     attributor: LoRIF,
-    model: LightningModule,
+    model: nn.Module,
     pool: Pool,
 ) -> np.ndarray:
     """Scores of a control, float32 [N], higher = chosen first."""
@@ -166,28 +163,26 @@ def _table(selection: Selection, names: pl.Series, strategy: str) -> pl.DataFram
 
 
 def _shown(
-    arguments: Arguments, attributor: LoRIF, data: ExampleData, targets: Targets, pool: Pool, norms: np.ndarray
+    arguments: Arguments, scorers: list[Checkpoint], data: ExampleData, targets: Targets, pool: Pool
 ) -> pl.DataFrame:
     """For the rows of the highest and of the lowest scores, the score of each for every target row that chooses."""
     most = arguments["report"]["rows"]
     ranked = pool.ranked()
     rows = np.unique(np.concatenate([ranked[:most], ranked[-most:] if most else ranked[:0]]))
-    of_pool = np.argsort(index_places(attributor, data))  # position in the pool -> row of the index
-    columns = torch.from_numpy(of_pool[rows])
-    together = max(1, TABLE_NUMBERS // len(pool))
-    parts = []
-    for first in range(0, len(targets.choosing) if len(rows) else 0, together):
-        asked = targets.loader(targets.choosing[first : first + together], arguments["index"]["batch_size"])
-        part = attributor.score(asked)[:, columns].double().cpu()  # [M, N] -> [M, rows]
-        if arguments["scores"]["normalise"]:
-            part *= inverse(target_norms(attributor, asked))[:, None] * inverse(torch.from_numpy(norms[rows]))
-        parts.append(part)
-    table = torch.cat(parts).numpy() if parts else np.empty((len(targets.choosing), 0))
+    of_pool = np.argsort(index_places(scorers[-1].attributor, data))  # position in the pool -> row of the index
+    order = np.argsort(of_pool[rows])
+    table = pair_scores(
+        scorers,
+        targets.loader(targets.choosing, arguments["index"]["batch_size"]) if len(rows) else (),
+        of_pool[rows][order],
+        normalise=arguments["scores"]["normalise"],
+        layer_weights=layer_weights(arguments, scorers),
+    )
     return pl.DataFrame(
         {
-            "position": np.tile(rows, len(table)),
-            "target": np.repeat(targets.choosing, len(rows)),
-            "score": table.ravel().astype(np.float32),
+            "position": np.tile(rows[order], len(table)),
+            "target": np.repeat(targets.choosing[: len(table)], len(rows)),
+            "score": table.ravel(),
         },
         schema={"position": pl.Int64, "target": pl.Int64, "score": pl.Float32},
     )

@@ -31,6 +31,7 @@ from flows.stages.common import (
     trained_model,
     true_labels,
 )
+from flows.stages.scorers import check_scorers
 from flows.stages.sources import sources_digest
 from lorif_core import FactorStore, verify
 from lorif_core.coverage import cover
@@ -92,6 +93,8 @@ def load(arguments: Arguments, folder: Path, progress: Progress) -> Output:
         if problems:
             raise ModelError("\n".join(f"index.path: {problem}" for problem in problems))
         _check_index_options(checkout(index), {name: arguments["index"][name] for name in arguments["index_asked"]})
+    if "target" in arguments:
+        check_scorers(arguments, model)
     return Output(
         {
             "digest": data.digest(),

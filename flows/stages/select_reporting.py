@@ -94,7 +94,8 @@ def _settings(arguments: Arguments) -> list[str]:
     budget = f"{100 * amount:g} % of the pool's rows" if kind == "share" else f"{amount:,} {kind}"
     groups = summary["target_groups"]
     sentences = [
-        f"Rows were scored by LoRIF, {scores['how'].replace('_', ' ')} over {len(groups):,} target "
+        f"Rows were scored by {_scored(scores, summary['checkpoints'])}, {scores['how'].replace('_', ' ')} over "
+        f"{len(groups):,} target "
         f"group{'s' if len(groups) > 1 else ''}{', gradients scaled to length one' if scores['normalise'] else ''}.",
         f"{strategy['name']} chose within a budget of {budget}, seed {strategy['seed']}.",
     ]
@@ -102,6 +103,17 @@ def _settings(arguments: Arguments) -> list[str]:
         seeds = ", ".join(map(str, summary["seeds"]["fine_tune"]))
         sentences.append(f"Every fine-tuning took {summary['steps']:,} optimizer steps, with the seeds {seeds}.")
     return sentences
+
+
+def _scored(scores: Mapping[str, Any], checkpoints: Sequence[Mapping[str, Any]]) -> str:
+    """By what rows were scored."""
+    parts = ["Adam's steps (LESS)" if scores["adam"] else "LoRIF"]
+    if len(checkpoints) > 1:
+        states = ", ".join(f"{x['epoch']} (learning rate {x['learning_rate']:.3g})" for x in checkpoints)
+        parts.append(f"summed over the states of the warm-up after the epochs {states}")
+    if scores["layer_weights"]:
+        parts.append("layers weighed by " + ", ".join(f"{name}: {x:g}" for name, x in scores["layer_weights"].items()))
+    return ", ".join(parts)
 
 
 def _found(summary: Mapping[str, Any]) -> list[Figure]:
@@ -128,7 +140,7 @@ def _found(summary: Mapping[str, Any]) -> list[Figure]:
 
 
 def _figure(name: str, found: Mapping[str, Any], unit: Any) -> Figure:
-    return Figure(name, found["mean"], found["low"], found["high"], unit, f"mean over {len(found['seeds'])} seeds")
+    return Figure(name, found["mean"], found["low"], found["high"], unit, f"mean over {len(found['by_seed'])} seeds")
 
 
 def _sources(data: ExampleData, scores: pl.DataFrame) -> tuple[str, list[Share]]:

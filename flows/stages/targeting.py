@@ -22,10 +22,13 @@ from curation.errors import CurationError, DataError, ModelError
 from curation.examples import column_problems
 from curation.models.embedding import embeddings
 from curation.selection.budget import Budget
+from curation.selection.near_texts import near_copies
 from curation.selection.strategies import Strategy, build_strategy
 from flows.files import digest_of
 from flows.stages.common import Arguments, device, open_data
 
+SHOWN = 24
+"""Characters of an option of the data in a message: of a tokenizer it may be a digest."""
 LEAST_ROWS = 10
 """Rows of the smallest pool there is something to choose from."""
 
@@ -40,7 +43,7 @@ class Targets:
         table: what is known of each: ``example_id``, the label or question, and the user's columns; Q rows.
         show: of a position how to show it.
         choosing: positions of those that choose, ascending, int64.
-        measuring: positions of the others, which are held out, but for those that hold what a choosing row does.
+        measuring: positions of the others, which are held out, but for those that hold what a choosing row does, or nearly.
         groups: name of the target group of each row, Q.
         digest: of all of them, as they are and as models see them.
     """
@@ -91,17 +94,16 @@ def open_targets(arguments: Arguments, data: ExampleData) -> Targets:
     names = table["example_id"].gather(rows).to_list()
     choosing = np.sort(drawn_order(names, options["seed"])[: options["examples"]])
     dataset = Recoded(source, rows, _coded_as(data, source))
-    shown = [source.show_row(int(row)).text for row in rows]
+    texts = [source.show_row(int(row)).text for row in rows]
     seen = [
-        [digest_of_inputs(dataset[row], text), digest_of_row(source, dataset[row])] for row, text in enumerate(shown)
+        [digest_of_inputs(dataset[row], text), digest_of_row(source, dataset[row])] for row, text in enumerate(texts)
     ]
-    known = {seen[row][0] for row in choosing.tolist()}
-    measuring = [row for row in np.setdiff1d(np.arange(len(rows)), choosing).tolist() if seen[row][0] not in known]
-    if not measuring:
+    measuring = _others(choosing, [inputs for inputs, _ in seen], texts, arguments["decontaminate"]["near"])
+    if not len(measuring):
         raise DataError(
             [
-                f"target: all {len(rows) - len(choosing)} target rows{_named(options)} that are to measure hold exactly what one "
-                "that chooses does; expected others"
+                f"target: all {len(rows) - len(choosing)} target rows{_named(options)} that are to measure hold exactly or nearly "
+                "what one that chooses does; expected others"
             ]
         )
     return Targets(
@@ -110,9 +112,16 @@ def open_targets(arguments: Arguments, data: ExampleData) -> Targets:
         table[rows],
         lambda position: source.show_row(int(rows[position])),
         choosing,
-        np.array(measuring, dtype=np.int64),
+        measuring,
         groups,
-        digest_of([sorted(zip(map(str, names), seen, groups, strict=True)), options["examples"], options["seed"]]),
+        digest_of(
+            [
+                sorted(zip(map(str, names), seen, groups, strict=True)),
+                options["examples"],
+                options["seed"],
+                sorted(str(names[row]) for row in measuring.tolist()),
+            ]
+        ),
     )
 
 
@@ -120,8 +129,8 @@ def check(arguments: Arguments, data: ExampleData) -> dict[str, Any]:
     """Refuse what cannot be selected; describe the target.
 
     Returns:
-        ``digest`` of the target rows, how many there are (``rows``), choose (``choosing``) and measure (``measuring``), and
-        the ``groups``.
+        ``digest`` of the target rows, how many there are (``rows``), choose (``choosing``) and measure (``measuring``), the
+        ``groups``, and how many rows of ``target.data`` are in splits that are no part of the target (``left_out``).
 
     Raises:
         DataError: the pool is tiny, the budget is larger than it, there is no target, a column is missing, a control is of
@@ -153,6 +162,7 @@ def check(arguments: Arguments, data: ExampleData) -> dict[str, Any]:
         "choosing": len(targets.choosing),
         "measuring": len(targets.measuring),
         "groups": sorted({targets.groups[row] for row in targets.choosing}),
+        "left_out": _left_out(arguments),
     }
 
 
@@ -241,6 +251,15 @@ def _chosen_rows(options: dict[str, Any], source: ExampleData, table: pl.DataFra
     return rows
 
 
+def _left_out(arguments: Arguments) -> int:
+    """Rows of ``target.data`` that are neither for training nor for validation there."""
+    options = arguments["target"]["data"]
+    if options["class_path"] is None:
+        return 0
+    source = open_data({"data": options, "root": arguments["root"]})
+    return int((~source.examples["split"].is_in(["train", "validation"])).sum())
+
+
 def _groups(column: str | None, table: pl.DataFrame, rows: np.ndarray) -> list[str]:
     if column is None:
         return ["target"] * len(rows)
@@ -248,6 +267,26 @@ def _groups(column: str | None, table: pl.DataFrame, rows: np.ndarray) -> list[s
     if problems:
         raise DataError(problems)
     return [str(value) for value in table[column].gather(rows).to_list()]
+
+
+def _others(choosing: np.ndarray, inputs: Sequence[str], texts: Sequence[str | None], near: float | None) -> np.ndarray:
+    """Positions of the target rows that do not choose and hold nothing that one that chooses does, int64, ascending.
+
+    Args:
+        choosing: positions of those that choose.
+        inputs: digest of what each row is beside its label.
+        texts: text of each row; None where rows are none.
+        near: least similarity of texts that are nearly the same; None, or 1: only equal rows are.
+    """
+    chosen = set(choosing.tolist())
+    known = {inputs[row] for row in chosen}
+    left = [row for row in range(len(inputs)) if row not in chosen and inputs[row] not in known]
+    if near is not None and near < 1 and texts[0] is not None:
+        copies = near_copies(
+            tuple(texts[row] or "" for row in sorted(chosen)), tuple(texts[row] or "" for row in left), near
+        )
+        left = [row for place, row in enumerate(left) if place not in copies]
+    return np.array(left, dtype=np.int64)
 
 
 def _check_source(data: ExampleData, source: ExampleData) -> None:
@@ -265,11 +304,15 @@ def _check_source(data: ExampleData, source: ExampleData) -> None:
         names: tuple[str, ...] = ("tokenizer", "vocab_size", "vocab_buckets", "pad_id")
     else:
         names = ("input_shape",)
-    problems = [
-        f"target.data: {name} is {theirs[name]!r}, that of the pool {mine[name]!r}; rows of both must be made alike"
+    other = [
+        f"{name} {str(theirs.get(name))[:SHOWN]} there, {str(mine[name])[:SHOWN]} here"
         for name in names
         if name in mine and theirs.get(name) != mine[name]
     ]
+    problems = [
+        f"target.data: its rows are made otherwise than the pool's ({'; '.join(other)}), and a model takes the one or the other: "
+        "give target.data.init_args the options that data.init_args has, the same tokenizer by name or folder among them"
+    ][: len(other)]
     if isinstance(data, CuratedData) and isinstance(source, CuratedData):
         unknown = [label for label in source.classes if label not in data.classes]
         if unknown:

@@ -5,49 +5,57 @@ Axes: S seeds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
 CONFIDENCE = 0.95
+NEAR = 0.35
+"""Octaves between two weights whose runs are near enough to take their figures as on a straight line."""
+MOST_RUNS = 12
 
 
-class Stop(NamedTuple):
-    """A point of a curve: between its points ``after - 1`` and ``after``, at ``share`` of the way."""
+class Bracket(NamedTuple):
+    """Two weights of what stays, below and above the one that forgets as much as a level; that one at ``share`` of the way."""
 
-    after: int
+    lower: float
+    higher: float
     share: float
 
 
-def cheapest_stop(forgotten: Sequence[float], retained: Sequence[float], level: float) -> Stop | None:
-    """Where an unlearning is best ended: the lowest loss of what stays among all points that have forgotten enough.
+def bracket(forgotten: Callable[[float], float], level: float, start: float) -> Bracket | None:
+    """How much what stays must weigh for an unlearning of a fixed length to end where it has forgotten as much as `level`.
 
-    The first steps of Adam overshoot, in both losses, so that where a level is reached first is not where anybody ends.
+    The whole run is matched, not a point on its way: in the first steps of Adam both losses overshoot, later what stays
+    recovers while the records' loss still rises, so that two runs are not of the same age where they pass a level.
 
     Args:
-        forgotten: mean loss of the records along the run; begins below ``level``.
-        retained: mean loss of rows that stay, at the same points.
-        level: how high the records' loss must be; between two points both losses are on a straight line.
+        forgotten: mean loss of the records at the end of a run in which the rows that stay weigh so much; falls with it.
+        level: what it is to be.
+        start: the weight that is tried first.
 
     Returns:
-        The point; None where the level is not reached.
-
-    Raises:
-        ValueError: the run begins at the level or above.
+        Two weights at most `NEAR` apart, both of which were run; None where `MOST_RUNS` are not enough.
     """
-    if forgotten[0] >= level:
-        raise ValueError(f"expected a curve that begins below {level:.3g}, got {forgotten[0]:.3g}")
-    stops: list[tuple[float, Stop]] = []
-    for after in range(1, len(forgotten)):
-        before, here = forgotten[after - 1], forgotten[after]
-        shares = [1.0] * (here >= level)
-        if (before >= level) != (here >= level):
-            shares.append((level - before) / (here - before))
-        for share in shares:
-            stops.append(((1 - share) * retained[after - 1] + share * retained[after], Stop(after, share)))
-    return min(stops)[1] if stops else None
+    octave, stride = math.log2(start), NEAR
+    lower: tuple[float, float] | None = None  # log2 of a weight, and the loss beyond the level
+    higher: tuple[float, float] | None = None
+    for _ in range(MOST_RUNS):
+        beyond = forgotten(2.0**octave) - level
+        if beyond >= 0:
+            lower = (octave, beyond)
+        else:
+            higher = (octave, beyond)
+        if lower is None or higher is None:
+            octave, stride = octave + math.copysign(stride, beyond), 2 * stride
+        elif abs(higher[0] - lower[0]) > NEAR * (1 + 1e-9):
+            octave = (lower[0] + higher[0]) / 2
+        else:
+            return Bracket(2.0 ** lower[0], 2.0 ** higher[0], lower[1] / (lower[1] - higher[1]))
+    return None
 
 
 class Difference(NamedTuple):

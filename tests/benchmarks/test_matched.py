@@ -4,25 +4,26 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tests.benchmarks.matched import cheapest_stop, paired
+from tests.benchmarks.matched import MOST_RUNS, NEAR, bracket, paired
 
 
-def test_a_run_is_ended_where_the_rest_has_suffered_least_of_all_points_beyond_the_level():
-    forgotten, retained = [0.0, 4.0, 2.0, 3.0, 6.0], [0.0, 9.0, 3.0, 2.0, 4.0]
-    points = np.linspace(0, 4, 4001)
-    losses = np.interp(points, range(5), forgotten), np.interp(points, range(5), retained)
-    for level in (0.5, 1.0, 2.2, 2.7, 3.5, 5.0):
-        after, share = cheapest_stop(forgotten, retained, level)
-        enough = losses[0] >= level - 1e-9
-        found = np.interp(after - 1 + share, range(5), retained)
-        assert np.interp(after - 1 + share, range(5), forgotten) >= level - 1e-9
-        assert found == pytest.approx(losses[1][enough].min(), abs=0.02)
+@pytest.mark.parametrize("start", [0.1, 3.0, 11.0, 900.0])
+def test_a_bracket_lies_around_the_weight_that_forgets_as_much_as_the_level(start: float) -> None:
+    tried: dict[float, float] = {}
+
+    def forgotten(weight: float) -> float:
+        tried[weight] = 8 / (1 + (weight / 10) ** 2)
+        return tried[weight]
+
+    found = bracket(forgotten, 4.0, start)  # met at 10
+    assert found is not None and {found.lower, found.higher} <= set(tried)
+    assert found.lower <= 10 <= found.higher <= found.lower * 2**NEAR * (1 + 1e-9)
+    between = (1 - found.share) * tried[found.lower] + found.share * tried[found.higher]
+    assert between == pytest.approx(4.0) and len(tried) <= MOST_RUNS
 
 
-def test_a_level_that_is_not_reached_has_no_stop_and_one_passed_at_the_start_is_refused():
-    assert cheapest_stop([0.0, 1.0], [0.0, 0.0], 1.5) is None
-    with pytest.raises(ValueError, match="begins below 0.4"):
-        cheapest_stop([0.5, 1.0], [0.0, 0.0], 0.4)
+def test_a_level_that_no_weight_reaches_has_no_bracket():
+    assert bracket(lambda weight: 1.0, 1.5, 4.0) is None
 
 
 def test_paired_intervals_are_those_of_students_t():

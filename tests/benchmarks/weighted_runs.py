@@ -9,18 +9,18 @@ import copy
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from curation.data.questions import Questions
 from curation.models.language import generate
 from curation.unlearning.alignment import Alignment
-from curation.unlearning.module import WATCHED, evenly_spaced
-from curation.unlearning.objectives import Step, UnlearningObjective, build_objective
+from curation.unlearning.module import evenly_spaced
+from curation.unlearning.objectives import Step, build_objective
 from curation.unlearning.rows import Rows
 from curation.unlearning.sequences import predict
 from curation.unlearning.verification.memorisation import (
@@ -33,19 +33,21 @@ from curation.unlearning.verification.memorisation import (
 from curation.unlearning.verification.records import Group, Records, records_of
 from curation.unlearning.verification.scan import scan
 from curation.unlearning.ways import Aligner
-from curation.unlearning.weights import Weights, WeightsError, guard_weights, random_weights, uniform_weights
-from tests.benchmarks.matched import cheapest_stop
+from curation.unlearning.weights import UnevenWeightsError, Weights, guard_weights, random_weights, uniform_weights
+from tests.benchmarks.matched import bracket
+
+logger = logging.getLogger(__name__)
 
 BATCH = 16
 """Records in a step, the default of `curate unlearn`."""
 LR = 5e-4
 """Its learning rate, likewise."""
+ALPHA = 4.0
+"""Weight of the rows that stay in a run that is stopped: with 1, the default, hardly any of them is answered at the end."""
 SHARES = {"difference": 0.5, "npo": 0.25}
 """How much is to be forgotten, of the loss of rows never learnt: NPO by itself leaves records alone long before all of it."""
 STEPS = 40
-"""Of a run: twenty epochs of people, as `curate unlearn` does."""
-LOOK_EVERY = 4
-"""Steps between two looks at the losses."""
+"""Of every run: twenty passes over the records of people and of TOFU, as `curate unlearn` makes."""
 SCORED = 32
 """Rows that stay whose mean gradient `guard-dynamic` scores by, evenly spaced; `guard` takes all."""
 ASKED = 24
@@ -116,29 +118,121 @@ class _Scoring:
         return found
 
 
-def run(subject: Subject, objective: str, options: dict[str, Any], weighting: Weighting, seed: int) -> dict[str, float]:
-    """The figures of one run at its level; empty where the weights are refused or the level is not reached."""
-    dynamic, level = weighting.method == "guard-dynamic", SHARES[objective] * subject.unseen_loss
-    scoring = _Scoring(subject, SCORED if dynamic else len(subject.retain), weighting.score)
-    weigh = _weigher(subject, weighting, scoring, seed)
-    model = copy.deepcopy(subject.model)
+class _Unlearning:
+    """The steps of `curation.unlearning.module`, without its bookkeeping.
+
+    The records' order and the rows that stay beside them are the seed's, whatever the weights.
+
+    Attributes:
+        model: a copy of the subject's, as far as it is.
+        steps: how many were made.
+        loss: mean of the records.
+    """
+
+    def __init__(self, subject: Subject, objective: str, alpha: float, weighting: Weighting, seed: int) -> None:
+        self.subject, self.weighting = subject, weighting
+        self.model, self.steps, self.seconds = copy.deepcopy(subject.model), 0, 0.0
+        self.objective = build_objective(objective, {"alpha": alpha})
+        dynamic = weighting.method == "guard-dynamic"
+        self._every = weighting.every if dynamic else STEPS
+        self._scoring = _Scoring(subject, SCORED if dynamic else len(subject.retain), weighting.score)
+        self._weigh = _weigher(subject, weighting, self._scoring, seed)
+        self._generator = torch.Generator().manual_seed(seed)
+        self._order: list[int] = []
+        self._weighed: list[Weights] = []
+        self._optimizer = torch.optim.AdamW(self.model.parameters(), lr=LR, weight_decay=0.0)
+        with torch.no_grad():
+            self._known = torch.cat([-predict(self.model, batch).total() for batch in subject.forget])  # [n]
+
+    @property
+    def loss(self) -> float:
+        """Of the records, as far as it is."""
+        return _mean_loss(self.model, self.subject.forget)
+
+    def step(self) -> None:
+        """Make one.
+
+        Raises:
+            UnevenWeightsError: the first weights leave too few records with any; later ones that do are not taken.
+        """
+        begin = time.process_time()
+        if self.steps % self._every == 0:
+            try:
+                self._weighed.append(self._weigh(self.model))
+            except UnevenWeightsError:
+                if not self._weighed:
+                    raise
+        if not self._order:
+            self._order = torch.randperm(len(self.subject.forget), generator=self._generator).tolist()
+        which, self._order = self._order[:BATCH], self._order[BATCH:]
+        retain = self.subject.retain
+        staying = torch.randint(len(retain), (len(which),), generator=self._generator).tolist()
+        weights = torch.from_numpy(self._weighed[-1].values).float()[which]
+        seen = Step(self.subject.forget.batch(which), weights, retain.batch(staying), reference=self._known[which])
+        self._optimizer.zero_grad()
+        self.objective.loss(self.model, seen).backward()
+        self._optimizer.step()
+        self.steps += 1
+        self.seconds += time.process_time() - begin
+
+    def figures(self) -> dict[str, float]:
+        """Of the model as far as it is, and what the weights were."""
+        sizes = [each.effective_size for each in self._weighed]
+        return measures(self.model, self.subject) | {
+            "steps": self.steps,
+            "alpha": self.objective.alpha,
+            "ess": float(np.mean(sizes)) / len(self.subject.forget),
+            "cost": self._scoring.seconds / (self.seconds - self._scoring.seconds),
+        }
+
+
+def stopped(subject: Subject, objective: str, weighting: Weighting, seed: int) -> dict[str, float]:
+    """The figures of a run that ends as soon as it reaches the level; none where it does not, or weights are refused."""
+    level, run = SHARES[objective] * subject.unseen_loss, _Unlearning(subject, objective, ALPHA, weighting, seed)
+    here = run.loss
+    for _ in range(STEPS):
+        before, earlier = here, {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+        try:
+            run.step()
+        except UnevenWeightsError as error:
+            logger.warning("%s: %s", weighting, error)
+            return {}
+        here = run.loss
+        if here >= level:
+            share = (level - before) / (here - before)
+            later = run.model.state_dict()
+            run.model.load_state_dict({name: torch.lerp(earlier[name], later[name], share) for name in later})
+            return run.figures()
+    return {}
+
+
+def tuned(subject: Subject, objective: str, weighting: Weighting, seed: int, start: float) -> dict[str, float]:
+    """The figures of a whole run that ends at the level, between those of two; none where none does, or weights are refused.
+
+    Args:
+        subject: what is unlearned.
+        objective: its loss.
+        weighting: of the records.
+        seed: of the order of both.
+        start: weight of the rows that stay that is tried first (`matched.bracket`).
+    """
+    runs: dict[float, _Unlearning] = {}
+
+    def forgotten(alpha: float) -> float:
+        runs[alpha] = _Unlearning(subject, objective, alpha, weighting, seed)
+        for _ in range(STEPS):
+            runs[alpha].step()
+        return runs[alpha].loss
+
     try:
-        every = weighting.every if dynamic else STEPS
-        way = _unlearn(model, build_objective(objective, options), subject, weigh, every, seed)
-    except WeightsError as error:
-        logging.getLogger(__name__).warning("%s: %s", weighting, error)
+        found = bracket(forgotten, SHARES[objective] * subject.unseen_loss, start)
+    except UnevenWeightsError as error:
+        logger.warning("%s: %s", weighting, error)
         return {}
-    found = cheapest_stop(way.forgotten, way.retained, level)
     if found is None:
-        return {"most": max(way.forgotten), "level": level}
-    earlier, later = way.states[found.after - 1 : found.after + 1]
-    model.load_state_dict({name: torch.lerp(earlier[name], later[name], found.share) for name in later})
-    return measures(model, subject) | {
-        "level": level,
-        "ess": float(np.mean(way.sizes)) / len(subject.forget),
-        "steps": (found.after - 1 + found.share) * LOOK_EVERY,
-        "cost": scoring.seconds / (way.seconds - scoring.seconds),
-    }
+        return {}
+    lower, higher = runs[found.lower].figures(), runs[found.higher].figures()
+    return {name: (1 - found.share) * lower[name] + found.share * higher[name] for name in lower}
 
 
 def _weigher(subject: Subject, weighting: Weighting, scoring: _Scoring, seed: int) -> Callable[[nn.Module], Weights]:
@@ -148,70 +242,6 @@ def _weigher(subject: Subject, weighting: Weighting, scoring: _Scoring, seed: in
     if weighting.method == "random":
         return lambda model: random_weights(count, temperature, seed)
     return lambda model: guard_weights(scoring(model).values, temperature)
-
-
-@dataclass
-class _Way:
-    """Mean losses of the records and of rows that stay, and the weights, at the start and every `LOOK_EVERY` steps.
-
-    Attributes:
-        seconds: CPU time of the steps with their weighing.
-        sizes: effective sizes of the weights.
-    """
-
-    forgotten: list[float] = field(default_factory=list)
-    retained: list[float] = field(default_factory=list)
-    states: list[dict[str, Tensor]] = field(default_factory=list)
-    seconds: float = 0.0
-    sizes: list[float] = field(default_factory=list)
-
-    def look(self, model: nn.Module, subject: Subject) -> None:
-        """Note where it is."""
-        stays = subject.retain
-        watched = replace(stays, positions=evenly_spaced(stays.positions, WATCHED))
-        self.forgotten.append(_mean_loss(model, subject.forget))
-        self.retained.append(_mean_loss(model, watched))
-        self.states.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
-
-
-def _unlearn(
-    model: nn.Module,
-    objective: UnlearningObjective,
-    subject: Subject,
-    weigh: Callable[[nn.Module], Weights],
-    every: int,
-    seed: int,
-) -> _Way:
-    """The steps of `curation.unlearning.module`, without its bookkeeping.
-
-    The records' order and the rows that stay beside them are the seed's, whatever the weights.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    forget, retain = subject.forget, subject.retain
-    with torch.no_grad():
-        known = torch.cat([-predict(model, batch).total() for batch in forget])  # [n]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=0.0)
-    way = _Way()
-    way.look(model, subject)
-    order: list[int] = []
-    for step in range(STEPS):
-        begin = time.process_time()
-        if step % every == 0:
-            found = weigh(model)
-            weights = torch.from_numpy(found.values).float()
-            way.sizes.append(found.effective_size)
-        if not order:
-            order = torch.randperm(len(forget), generator=generator).tolist()
-        which, order = order[:BATCH], order[BATCH:]
-        staying = torch.randint(len(retain), (len(which),), generator=generator).tolist()
-        seen = Step(forget.batch(which), weights[which], retain.batch(staying), reference=known[which])
-        optimizer.zero_grad()
-        objective.loss(model, seen).backward()
-        optimizer.step()
-        way.seconds += time.process_time() - begin
-        if (step + 1) % LOOK_EVERY == 0:
-            way.look(model, subject)
-    return way
 
 
 @torch.no_grad()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import polars as pl
 import pytest
@@ -16,8 +17,10 @@ from flows import approval
 from flows.cli import main
 from flows.files import read_json, write_json
 from flows.outputs import RunFolder
+from flows.services import Services
+from flows.unlearn_ending import EndingRun
 from flows.unlearn_requests import Requests
-from flows.unlearn_schema import RequestSection
+from flows.unlearn_schema import RequestSection, UnlearnConfig
 from flows.unlearning import UnlearnRun
 
 RECORDS = {"example_id": ["ann", "bob"], "content": ["1" * 64, "2" * 64]}
@@ -36,8 +39,8 @@ def run(tmp_path: Path) -> Path:
     return folder
 
 
-def digest(folder: Path) -> str:
-    return approval.digest_of_records(folder / "records.parquet", SALT, "default")
+def digest(folder: Path, follows: Sequence[str] = ()) -> str:
+    return approval.digest_of(folder / "records.parquet", follows, SALT, "default")
 
 
 def answer(folder: Path, *tokens: str, code: int = 0, given: str | None = None) -> None:
@@ -81,7 +84,38 @@ def test_the_digest_tells_nothing_to_who_has_no_salt_and_knows_no_order(run: Pat
     first = digest(run)
     pl.DataFrame(RECORDS).reverse().write_parquet(run / "records.parquet")
     assert digest(run) == first
-    assert approval.digest_of_records(run / "records.parquet", Salt(bytes(31) + b"1"), "default") != first
+    assert approval.digest_of(run / "records.parquet", (), Salt(bytes(31) + b"1"), "default") != first
+
+
+def test_who_approves_is_told_what_follows_and_asked_anew_where_that_changes(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ending = EndingRun.__new__(EndingRun)
+    ending.services = cast(Services, SimpleNamespace(tracker=SimpleNamespace(uri="sqlite:///mlflow.db")))
+
+    def follows(**options: Any) -> list[str]:
+        said = {"data": {"class_path": "People"}, "request": {"ledger": True}, "workspace": tmp_path}
+        ending.config = UnlearnConfig.model_validate(said | options)
+        return ending.follows()
+
+    named = {"register_as": "people"}
+    ways = [
+        follows(),
+        follows(tracking=named),
+        follows(tracking=named, publish={"alias": "other"}),
+        follows(tracking=named, publish={"alias": None}),
+        follows(tracking=named, purge=True),
+        follows(tracking=named, purge=True, index={"path": "/index"}, model={"checkpoint": "/model"}),
+        follows(tracking=named, fallback="retrain"),
+    ]
+    assert len({digest(run, way) for way in ways}) == len(ways)
+    shown = ways[4]
+    assert approval.status(run, digest(run, shown), None, shown) == "awaiting_approval"
+    assert approval.entry_of(run)["follows"] == shown and "the alias champion moves to it" in shown[0]
+    answer(run, "--by", "eve", given=digest(run, shown))
+    assert f"What is left of the records is removed from {tmp_path} for good." in capsys.readouterr().out
+    assert approval.status(run, digest(run, shown), None, shown) == "approved"
+    assert approval.status(run, digest(run, ways[2]), None, ways[2]) == "awaiting_approval"
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ import yaml
 
 from flows.config import describe, fields, find_config, load_config, read_overrides, unused_keys
 from flows.errors import ConfigError
-from flows.schema import CleanConfig, IndexConfig, ServeConfig
+from flows.schema import CleanConfig, IndexConfig
 from flows.select_schema import SelectConfig
+from flows.serve_schema import ServeConfig
 from flows.unlearn_schema import UnlearnConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"

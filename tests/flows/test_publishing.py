@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 
 from flows.errors import StageError
 from flows.files import read_json, write_json
-from flows.publishing import JOURNAL, Place, published, roll_back
+from flows.outputs import SUMMARY
+from flows.publishing import JOURNAL, KNOWN_LAST, Place, published, register, roll_back
 from flows.schema import TrackingSection
 from flows.tracking import Tracker
 
@@ -22,6 +24,7 @@ def tracker(workspace: Path) -> Tracker:
     return made
 
 
+LOCK = "publishing.lock"
 Publish = Callable[..., Any]
 
 
@@ -35,9 +38,9 @@ def publish(tracker: Tracker, tmp_path: Path, request: pytest.FixtureRequest) ->
         model.write_bytes(content)
         nothing: dict[str, Any] = {"params": {}, "metrics": {}, "history": []}
         trained = tracker.training(place.name, content.hex(), checkpoint=model, **nothing)
-        lock = tmp_path / "publishing.lock"
+        version = register(tracker, place, trained, {})
         return published(
-            tracker, place, tmp_path, model, trained, {"curate.evidence": "e"}, lambda: list(problems), lock
+            tracker, place, tmp_path, model, version, {"curate.evidence": "e"}, lambda: list(problems), tmp_path / LOCK
         )
 
     return place, publishing
@@ -48,7 +51,7 @@ def status_of(place: Place, version: str) -> str:
 
 
 def test_the_alias_moves_to_each_new_version_and_back_when_the_run_fails(
-    publish: tuple[Place, Publish], tmp_path: Path
+    publish: tuple[Place, Publish], tmp_path: Path, tracker: Tracker
 ) -> None:
     place, publishing = publish
     with publishing(b"one") as found:
@@ -62,8 +65,8 @@ def test_the_alias_moves_to_each_new_version_and_back_when_the_run_fails(
     with publishing(b"two") as found:  # the next start: the same version, completed
         pass
     assert (found["alias_before"], found["alias_after"]) == ("1", "2") and status_of(place, "2") == "published"
-    tags = place._client.get_model_version(place.name, "2").tags
-    assert tags["curate.evidence"] == "e"
+    for uri in (f"models:/{place.name}/2", f"models:/{place.name}@champion"):
+        assert tracker.tags(uri)["curate.evidence"] == "e"
 
 
 def test_what_does_not_hold_is_never_published(publish: tuple[Place, Publish], tmp_path: Path) -> None:
@@ -83,19 +86,30 @@ def test_what_does_not_hold_is_never_published(publish: tuple[Place, Publish], t
 
 def test_a_start_that_was_killed_is_undone_by_the_next(publish: tuple[Place, Publish], tmp_path: Path) -> None:
     place, publishing = publish
-    assert roll_back(tmp_path) is None
+    lock = tmp_path / LOCK
+    assert roll_back(tmp_path, lock) is None
     with publishing(b"one"):
         pass
     block = publishing(b"two")
     block.__enter__()
+    write_json(tmp_path / SUMMARY, {"status": "published", "alias_after": "2", "name": "people"})
     note = read_json(tmp_path / JOURNAL)
     assert note is not None and place.version() == "2"
-    # what kill -9 leaves: the note in the folder, the alias on the new version
-    assert "version 2; alias champion is back to version 1" in str(roll_back(tmp_path))
+    with ThreadPoolExecutor(1) as another:  # the block has the lock: whoever publishes is waited for
+        waiting = another.submit(roll_back, tmp_path, tmp_path / LOCK)
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=0.3)
+        assert place.version() == "2"
+        (tmp_path / JOURNAL).unlink()  # as once it has ended well
+        block.__exit__(None, None, None)
+        assert waiting.result() is None and place.version() == "2"
+    # what kill -9 leaves: the note in the folder, the alias on the new version, and perhaps the summary
+    write_json(tmp_path / JOURNAL, note)
+    assert "version 2; alias champion is back to version 1" in str(roll_back(tmp_path, lock))
     assert place.version() == "1" and not (tmp_path / JOURNAL).exists()
+    assert read_json(tmp_path / SUMMARY) == {"status": "publishing", "name": "people"} | dict.fromkeys(KNOWN_LAST)
     write_json(tmp_path / JOURNAL, note)
     place.move("2")
     place.move(None)  # somebody has taken it away since: it is theirs
-    assert roll_back(tmp_path) is None and place.version() is None
-    write_json(tmp_path / JOURNAL, note | {"version": None})  # killed before it was registered
-    assert roll_back(tmp_path) is None and not (tmp_path / JOURNAL).exists()
+    assert roll_back(tmp_path, lock) is None and place.version() is None
+    assert not (tmp_path / JOURNAL).exists()

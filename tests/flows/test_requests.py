@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from curation.unlearning import evidence, signing
 from curation.unlearning.ledger import Ledger
 from flows.cli import main
+from flows.files import digest_file
 from tests.curation.unlearning.evidence_example import example, verified
 
 ROOT = Path(__file__).parents[2]
@@ -74,6 +75,8 @@ def test_evidence_is_checked(tmp_path: Path, workspace: Path, capsys: pytest.Cap
     (tmp_path / "public.pem").write_text(signing.pem(key.public_key()))
     good = said(capsys, "verify-evidence", str(path), "--key", str(tmp_path / "public.pem"))
     assert good.endswith(f"the key given\nledger: 7 events followed\nnothing wrong: {path}\n")
+    assert good.startswith("published: not by this ledger\n")
+    whole, digest = path.read_text(), digest_file(path)
     assert "not looked at (--no-ledger)" in said(capsys, "verify-evidence", str(path), "--no-ledger")
     assert "not compared with a key of yours" in said(capsys, "verify-evidence", str(path), "--no-ledger")
     path.write_text(path.read_text().replace('"tier":"E2"', '"tier":"E0"'))
@@ -81,6 +84,11 @@ def test_evidence_is_checked(tmp_path: Path, workspace: Path, capsys: pytest.Cap
     assert "digest: the file has sha256" in bad and "problems: " in bad
     found = json.loads(said(capsys, "verify-evidence", str(path), "--json", code=1))
     assert len(found["problems"]) == 3 and found["tier"] == "E0" and found["ledger"] is True
+    ledger.advance(batch, "published", {"digest": digest})
+    found = json.loads(said(capsys, "verify-evidence", str(path), "--json", code=1))
+    assert "event 8 says that a model with another evidence file was published" in str(found["problems"])
+    path.write_text(whole)
+    assert said(capsys, "verify-evidence", str(path)).startswith("published: event 8, ")
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from curation.unlearning import evidence
 from curation.unlearning.ledger import Ledger
+from flows.earlier import check_earlier
+from flows.errors import ConfigError
+from flows.files import digest_file
 from flows.unlearn_evidence import _removed_earlier
 from flows.unlearn_requests import Requests
 from flows.unlearn_schema import RequestSection
@@ -25,9 +30,15 @@ def answered(folder: Path, ids: list[str], data: set[str]) -> tuple[Requests, Le
     return requests, ledger
 
 
+def published(folder: Path) -> dict[str, str | None]:
+    """What the summary of a run says that has published a model with some evidence."""
+    (folder / "published.json").write_text("evidence")
+    return {"status": "published", "verdict": None, "approval": None, "evidence": str(folder / "published.json")}
+
+
 def test_a_request_that_names_a_record_removed_before_has_evidence_without_a_problem(tmp_path: Path) -> None:
     first, ledger = answered(tmp_path, ["ann"], {"ann", "bob"})
-    first.close({"status": "published", "verdict": None, "approval": None})
+    first.close(published(tmp_path))
     requests, ledger = answered(tmp_path, ["ann", "bob"], {"bob"})
     assert requests.ids == ["ann", "bob"] and not requests.refused
     said = example(ledger, ["bob"])
@@ -38,6 +49,22 @@ def test_a_request_that_names_a_record_removed_before_has_evidence_without_a_pro
     assert _removed_earlier(None, list(said.records)) == []
 
 
+def test_a_model_unlearned_before_is_unlearned_again_with_its_own_ledger_only(tmp_path: Path) -> None:
+    requests, ledger = answered(tmp_path, ["ann"], {"ann", "bob"})
+    path = evidence.write(tmp_path, example(ledger, ["ann"]), ledger, requests.batch)
+    tags = {"curate.run": "r", "curate.evidence": digest_file(path)}
+    check_earlier("models:/people@champion", {"curate.run": "r"}, None)
+    check_earlier("models:/people@champion", tags, ledger)
+    for other, said in (
+        (None, "takes no requests"),
+        (Ledger(tmp_path / "other.db"), "the ledger of this run is another"),
+    ):
+        with pytest.raises(
+            ConfigError, match=f"models:/people@champion was unlearned of other records before .* {said}"
+        ):
+            check_earlier("models:/people@champion", tags, other)
+
+
 def test_a_batch_left_by_a_crash_tells_of_the_run_that_went_on_with_it(tmp_path: Path) -> None:
     requests, ledger = answered(tmp_path, ["ann"], {"ann", "bob"})
     requests.advance("weighed", {})
@@ -45,5 +72,5 @@ def test_a_batch_left_by_a_crash_tells_of_the_run_that_went_on_with_it(tmp_path:
     for status in ("weighed", "unlearned", "retrained", "verified"):  # of another configuration
         requests.advance(status, {"run": "second"})
     assert ledger.events("unlearned")[-1].details == {"run": "second"} and len(ledger.events("retrained")) == 1
-    requests.close({"status": "published", "verdict": None, "approval": None, "purge": None})
+    requests.close(published(tmp_path))
     assert ledger.get(1).status == "published" and ledger.check() == []

@@ -160,7 +160,7 @@ def test_a_failed_check_publishes_nothing_or_what_never_saw_the_records(
     assert "model" not in failed["files"] and failed["tier"] is None
     assert main(["requests", "verify-evidence", failed["evidence"], "--workspace", str(tmp_path / "ws")]) == 0
     said = json.loads(Path(failed["evidence"]).read_text())
-    assert said["published"] is False and said["ledger"] is None and said["tier"] == "E2" and said["rejected"] is None
+    assert said["publication"] is None and said["ledger"] is None and said["tier"] == "E2" and said["rejected"] is None
     assert set(pl.read_parquet(failed["files"]["verdicts"])["example_id"]) == {"person-00/award", "person-00/book"}
     assert curate("--fallback", "retrain", "--tracking.register_as", "people") == 0
     published = summaries(tmp_path)[-1]
@@ -178,7 +178,8 @@ def test_a_failed_check_publishes_nothing_or_what_never_saw_the_records(
     said, page = (Path(published["files"][name]).read_text() for name in ("evidence", "evidence_page"))
     assert UNLIKE in said  # its comparison does not pass such a tolerance either
     told = json.loads(said)
-    assert told["published"] and told["rejected"] == {"name": "npo, guard", "verdict": failed["verdict"]}
+    assert told["publication"] == {"name": "people", "version": "1", "alias": "champion"}
+    assert told["rejected"] == {"name": "npo, guard", "verdict": failed["verdict"]}
     assert [point["step"] for point in told["history"]] == [0, 1, 2], "of what was rejected, from the model as it was"
     assert "Loss during the unlearning that was rejected" in page and page.count("<polyline") == 6
     assert "person-00/award" not in said + page and "person-00/book" not in said + page
@@ -223,6 +224,8 @@ def test_requests_of_the_ledger_end_with_purge_and_evidence_once_approved_whatev
         assert curate(*asked) == 1
     champion = Place(waiting["mlflow_tracking_uri"], "people", "champion")
     assert champion.version() is None, "a run that failed leaves the alias where it was"
+    (undone,) = summaries(tmp_path)
+    assert (undone["status"], undone["alias_after"]) == ("publishing", None), "and no document says otherwise"
     assert curate(*asked) == 0
     assert "going on with the purge of batch 1" in capsys.readouterr().err
     (published,) = summaries(tmp_path)

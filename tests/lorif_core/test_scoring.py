@@ -109,7 +109,6 @@ def test_every_route_gives_the_scores_of_the_decoded_rows(
     found = inverses(store)
     monkeypatch.setattr(scoring, "CACHE_NUMBERS", 300)
     monkeypatch.setattr(scoring, "LEAST_ROWS", 3)
-    monkeypatch.setattr(kernels, "CHUNK", 500)
     for count in (1, 3, 30, ROWS + 1):
         gradients = queries_of(store, count)
         expected = brute_force(store, gradients, found)
@@ -205,15 +204,14 @@ def test_a_kernel_names_the_file_that_shrinks_under_it(keep: float, tmp_path: Pa
     kernel = kernels.prepare(layer, 16, queries_of(store, 2)[layer.name])
     assert kernel is not None
     scores, again = torch.zeros(2, 2, SHARD + kernel.rows)[..., :SHARD]
-    memory = torch.empty(kernel.memory, dtype=torch.uint8)
-    kernel.add_scores(shard, 0, scores, memory)
-    os.truncate(shard.path, int(keep * shard.entry.bytes))
+    kernel.add_scores(shard, 0, scores)
+    os.truncate(shard.file.path, int(keep * shard.entry.bytes))
     if keep == 1:
-        kernel.add_scores(shard, 0, again, memory)
+        kernel.add_scores(shard, 0, again)
         assert torch.equal(scores, again)
     else:
-        with pytest.raises(StoreError, match=rf"{shard.path.name} ends after \d+ bytes"):
-            kernel.add_scores(shard, 0, again, memory)
+        with pytest.raises(StoreError, match=rf"{shard.file.path.name} ends after \d+ bytes"):
+            kernel.add_scores(shard, 0, again)
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -230,7 +228,7 @@ def test_a_kernel_scores_a_row_alike_whatever_lies_beside_it(rank: int, bits: in
                 for start, stop in pairwise(cuts):
                     room = torch.full((3, SHARD + kernel.rows), torch.nan)
                     scores = room[:, : stop - start].zero_()
-                    kernel.add_scores(shard, start, scores, torch.full((kernel.memory,), 255, dtype=torch.uint8))
+                    kernel.add_scores(shard, start, scores)
                     found.append(scores)
         once, cut = torch.cat(found[:2], 1), torch.cat(found[2:], 1)
         assert bool(once.isfinite().all())

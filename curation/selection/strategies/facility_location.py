@@ -4,7 +4,7 @@ Axes: N rows that are allowed, n chosen, P parts.
 
 Greedy on f of `curation.selection.greedy`, with bonus_i = quality u_i / n, u in [0, 1] the scores between their smallest and
 largest: at least 1 - 1/e of the best f there is. A large pool goes through it twice (GreeDi): parts drawn at random propose
-more than their share each, and the proposals are chosen from, against a sample of the pool.
+more than their share each, by sampled greedy, and the proposals are chosen from, against a sample of the pool.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 from curation.errors import DataError
 from curation.selection.budget import Budget
-from curation.selection.greedy import greedy
+from curation.selection.greedy import TABLE_NUMBERS, greedy, sampled_greedy
 from curation.selection.pool import Pool
 from curation.selection.similarity import unit
 from curation.selection.strategies.base import Need, Selection, Strategy, chosen
@@ -58,22 +58,22 @@ class FacilityLocation(Strategy):
         """See `Strategy`."""
         if pool.vectors is None:
             raise DataError(self.problems(pool))
-        rows, most = pool.rows(), budget.most(pool)
+        rows, most, generator = pool.rows(), budget.most(pool), np.random.default_rng(seed)
         vectors = unit(pool.vectors[rows])
         bonus = self.quality * _between(pool.scores[rows]) / most
         candidates = covered = np.arange(len(rows))
         if len(rows) > self.exact:
-            generator = np.random.default_rng(seed)
             parts = np.array_split(generator.permutation(len(rows)), -(-len(rows) // self.exact))
             share = -(-PROPOSALS * most // len(parts))
-            proposed = [self._first(vectors, np.sort(part), bonus, share) for part in parts]
+            proposed = [self._first(vectors, np.sort(part), bonus, share, generator) for part in parts]
             candidates = np.sort(np.concatenate(proposed))
             size = min(len(rows), COVERED * max(self.exact, most))
             covered = np.sort(generator.choice(len(rows), size, replace=False))
         gains: dict[int, float] = {}
+        found = self._order(vectors[candidates], vectors[covered], bonus[candidates], most, generator)
 
         def order() -> Iterator[int]:
-            for place, gain in greedy(vectors[candidates], vectors[covered], 1 - self.quality, bonus[candidates]):
+            for place, gain in found:
                 row = int(rows[candidates[place]])
                 gains[row] = gain
                 yield row
@@ -82,10 +82,20 @@ class FacilityLocation(Strategy):
         reasons = [f"adds {gains[row]:.3g} to how well the pool is covered" for row in taken.tolist()]
         return chosen(pool, taken, reasons, np.array([gains[row] for row in taken.tolist()]))
 
-    def _first(self, vectors: np.ndarray, part: np.ndarray, bonus: np.ndarray, count: int) -> np.ndarray:
-        """The first rows of a part, `count` or all, that greedy takes."""
-        found = greedy(vectors[part], vectors[part], 1 - self.quality, bonus[part])
+    def _first(
+        self, vectors: np.ndarray, part: np.ndarray, bonus: np.ndarray, count: int, generator: np.random.Generator
+    ) -> np.ndarray:
+        """The first rows of a part, `count` or all, that sampled greedy takes."""
+        found = sampled_greedy(vectors[part], vectors[part], 1 - self.quality, bonus[part], count, generator)
         return part[[row for row, _ in islice(found, count)]]
+
+    def _order(
+        self, candidates: np.ndarray, covered: np.ndarray, bonus: np.ndarray, count: int, generator: np.random.Generator
+    ) -> Iterator[tuple[int, float]]:
+        """Greedy's candidates and their gains: the exact one's where all similarities can be kept."""
+        if len(candidates) * len(covered) <= TABLE_NUMBERS:
+            return greedy(candidates, covered, 1 - self.quality, bonus)
+        return sampled_greedy(candidates, covered, 1 - self.quality, bonus, count, generator)
 
 
 def _between(scores: np.ndarray) -> np.ndarray:

@@ -35,6 +35,7 @@ class Step:
         reference_alternative: that of the other answers [B].
         reference_retain: what `retain_reference` gave for the rows that stay, under the model as it was.
         oracle: a model that never saw the records; None likewise.
+        reference_oracle: loss of each record under it [B], a mean over its tokens; None likewise.
         learned: which half of the records is learned again, bool [B]; None likewise.
     """
 
@@ -46,6 +47,7 @@ class Step:
     reference_alternative: Tensor | None = None
     reference_retain: Tensor | None = None
     oracle: nn.Module | None = None
+    reference_oracle: Tensor | None = None
     learned: Tensor | None = None
 
 

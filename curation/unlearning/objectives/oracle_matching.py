@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from curation.unlearning.moved import moved, rows_of
-from curation.unlearning.objectives.base import Retain, Step, UnlearningObjective
+from curation.unlearning.objectives.base import Retain, Step, UnlearningObjective, required
 from curation.unlearning.sequences import predict
 
 
@@ -51,9 +51,7 @@ class OracleMatching(UnlearningObjective):
 
     def forget_losses(self, model: nn.Module, step: Step) -> Tensor:
         """(NLL - NLL_oracle)^2 [B]."""
-        oracle = _oracle(step)
-        with torch.no_grad():
-            target = predict(oracle, step.forget).mean()
+        target = required(step.reference_oracle, "the records' losses under a model that never saw them")
         return (predict(model, step.forget).mean() - target).square()
 
     def loss(self, model: nn.Module, step: Step) -> Tensor:
@@ -62,14 +60,10 @@ class OracleMatching(UnlearningObjective):
         learned = step.learned
         if not self.relearn or learned is None or learned.all() or not learned.any():
             return found
-        again, asked, oracle = rows_of(step.forget, learned), rows_of(step.forget, ~learned), _oracle(step)
+        if step.oracle is None:
+            raise ValueError("this objective needs a model that never saw the records, which the step does not hold")
+        again, asked, oracle = rows_of(step.forget, learned), rows_of(step.forget, ~learned), step.oracle
         with torch.no_grad():
             target = predict(moved(oracle, again, self.reach), asked).mean()
         gaps = (predict(moved(model, again, self.reach), asked).mean() - target).square()
         return found + self.gamma * self.relearn * (step.weights[~learned] * gaps).mean()
-
-
-def _oracle(step: Step) -> nn.Module:
-    if step.oracle is None:
-        raise ValueError("this objective needs a model that never saw the records, which the step does not hold")
-    return step.oracle

@@ -163,15 +163,21 @@ def _answers(model: nn.Module, group: Group) -> Answers:
         # the answer itself stands for a right one in other words where a record has none
         told = scanned.losses if right is None else np.where(np.isnan(right), scanned.losses, right)
         ratios = truth_ratio(told[:, None], wrong[:, None])
-    return Answers(scanned, right, wrong, ratios, rouge_l(texts.answers, _generated(model, texts), "recall"))
+    return Answers(scanned, right, wrong, ratios, rouge_l(texts.answers, _generated(model, texts, scanned), "recall"))
 
 
 def _variant_losses(model: nn.Module, variants: Variants | None, count: int) -> np.ndarray | None:
     return None if variants is None else variants.per_record(scan(model, variants.rows).losses, count)
 
 
-def _generated(model: nn.Module, texts: Texts) -> list[str]:
-    found = generate(model, texts.prompts, texts.max_new_tokens, texts.end_id, texts.pad_id)
+def _generated(model: nn.Module, texts: Texts, scanned: Scan) -> list[str]:
+    """What greedy generation gives; where it is known to give the answer, nothing is generated."""
+    most = texts.max_new_tokens
+    found = [ids[:most] for ids in texts.answer_ids]
+    asked = [i for i, correct in enumerate(scanned.correct) if not correct.all()]
+    made = generate(model, [texts.prompts[i] for i in asked], most, texts.end_id, texts.pad_id)
+    for i, ids in zip(asked, made, strict=True):
+        found[i] = ids
     return [texts.decode(ids) for ids in found]
 
 

@@ -51,6 +51,7 @@ class Texts:
         texts: question and answer of each [n].
         prompts: ids before each answer [n].
         answers: each answer [n].
+        answer_ids: ids of each, without its end [n].
         paraphrased: right answers in other words; None: no record has any.
         perturbed: wrong answers, likewise.
         max_new_tokens: of a generated answer: the longest one's, as far as there is room after the longest prompt.
@@ -62,6 +63,7 @@ class Texts:
     texts: list[str]
     prompts: list[list[int]]
     answers: list[str]
+    answer_ids: list[list[int]]
     paraphrased: Variants | None
     perturbed: Variants | None
     max_new_tokens: int
@@ -171,6 +173,7 @@ def _texts(data: Questions, chosen: pl.DataFrame, size: int) -> Texts:
         texts=[f"{question} {answer}" for question, answer in zip(questions, answers, strict=True)],
         prompts=prompts,
         answers=answers,
+        answer_ids=[row["input_ids"][len(prompt) : -1].tolist() for row, prompt in zip(rows, prompts, strict=True)],
         paraphrased=_variants(data, chosen, "paraphrased_answers", size),
         perturbed=_variants(data, chosen, "perturbed_answers", size),
         max_new_tokens=min(longest, known["max_tokens"] - max(map(len, prompts))),

@@ -19,9 +19,13 @@ from lorif_core.objectives import to_device
 
 
 def relearned(model: nn.Module, rows: Rows, *, steps: int, lr: float, seed: int = 0) -> nn.Module:
-    """A copy of ``model`` after ``steps`` of AdamW on random batches of ``rows``; in evaluation mode."""
+    """A copy of ``model`` after ``steps`` of AdamW on random batches of ``rows``; in evaluation mode.
+
+    It learns as it has learned: by what requires a gradient, such as adapters; by every weight where nothing does.
+    """
     found = copy.deepcopy(model).eval()
-    trained = [p for p in found.parameters() if p.is_floating_point()]
+    weights = [p for p in found.parameters() if p.is_floating_point()]
+    trained = [p for p in weights if p.requires_grad] or weights
     for parameter in trained:
         parameter.requires_grad_(True)
     optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=0.0)

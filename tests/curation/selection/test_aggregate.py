@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from curation.errors import DataError, ModelError
-from curation.selection import aggregate as module
+from curation.selection import group_scores as module
 from curation.selection.adam import Moments
 from curation.selection.aggregate import aggregate, turns
+from curation.selection.best import BestRows
 from curation.selection.checkpoints import Checkpoint
+from curation.selection.pairs import pair_scores
 from curation.selection.pool import Best
 from lorif_core import Classification, GradDot, LoRIF
 from lorif_core import index as index_module
@@ -152,6 +154,23 @@ def test_checkpoints_are_summed_before_groups_are_compared(tmp_path: Path) -> No
         Checkpoint(store, 0)
 
 
+def test_single_target_rows_say_of_some_rows_what_the_whole_table_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "STRETCH", 17)
+    first, second = (fitted(tmp_path / str(i), GradDot, network(i)) for i in (0, 1))
+    rows = np.array([0, 16, 17, 60])
+    expected = (0.3 * first.score(TARGET) + 2.0 * second.score(TARGET)).numpy()[:, rows]
+    found = pair_scores([Checkpoint(first, 0.3), Checkpoint(second, 2.0)], TARGET, rows)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr(module, "GROUP_NUMBERS", 1)
+    alone = pair_scores([Checkpoint(first)], TARGET, rows, normalise=True)
+    (_, pool), (_, target) = gradients(network(), POOL), gradients(network(), TARGET)
+    unit = functional.normalize(target) @ functional.normalize(pool).T
+    np.testing.assert_allclose(alone, unit[:, rows], rtol=1e-4, atol=1e-5)
+    assert pair_scores([Checkpoint(first)], TARGET, rows[:0]).shape == (TARGETS, 0)
+
+
 def adam_checkpoint(model: nn.Module) -> dict[str, Any]:
     """What Lightning keeps of an Adam that has taken three steps."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95))
@@ -221,10 +240,8 @@ def test_what_does_not_fit_is_told_at_once_before_anything_is_computed(attributo
 
 
 def test_ties_go_to_the_earlier_row() -> None:
-    best = module.BestRows(3, np.array([True, True, False, True, True, True]))
-    run = best.of(1)
-    run.add(0, np.array([[1.0, 2.0, 9.0]]))
-    run.add(3, np.array([[2.0, 1.0, 2.0]]))
-    run.finish()
-    assert best.take(["a"]).rows.tolist() == [[1, 3, 5]]
+    best = BestRows(["a"], 3, np.array([True, True, False, True, True, True]))
+    best.add(range(1), 0, np.array([[1.0, 2.0, 9.0]]))
+    best.add(range(1), 3, np.array([[2.0, 1.0, 2.0]]))
+    assert best.take().rows.tolist() == [[1, 3, 5]]
     assert turns(Best(["a", "b"], np.array([[2, 0], [0, 1]]), np.zeros((2, 2))), 4).tolist() == [0, -1, 0, -2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 
 from curation.errors import CurationError, DataError
 from curation.selection.budget import Budget
-from curation.selection.greedy import objective
+from curation.selection.greedy import greedy, objective, sampled_greedy
 from curation.selection.pool import Best, Pool
 from curation.selection.sampling import inclusion, systematic, weighted_order
 from curation.selection.similarity import most_similar, neighbour_distance, unit
@@ -178,6 +179,21 @@ def test_in_parts_it_reaches_99_hundredths_of_the_exact_greedy(count: int) -> No
         for n in (2000, 400)
     )
     assert parts >= 0.99 * exact
+
+
+def test_sampled_greedy_says_the_gains_and_comes_close_to_the_exact_one() -> None:
+    vectors, bonus = unit(normal(400, 8, seed=1)), np.linspace(0, 0.001, 400)
+    exact = [row for row, _ in islice(greedy(vectors, vectors, 0.7, bonus), 40)]
+    found = list(islice(sampled_greedy(vectors, vectors, 0.7, bonus, 40, np.random.default_rng(3)), 40))
+    rows = [row for row, _ in found]
+    reached = [objective(vectors[rows[:n]], vectors, 0.7, bonus[rows[:n]]) for n in range(1, 41)]
+    np.testing.assert_allclose([gain for _, gain in found], np.diff([0, *reached]), atol=1e-6)
+    assert reached[-1] >= 0.99 * objective(vectors[exact], vectors, 0.7, bonus[exact])
+    again = sampled_greedy(vectors, vectors, 0.7, bonus, 40, np.random.default_rng(3))
+    assert [row for row, _ in islice(again, 40)] == rows and len(set(rows)) == 40
+    assert sorted(
+        row for row, _ in sampled_greedy(vectors[:9], vectors, 1.0, bonus[:9], 3, np.random.default_rng(0))
+    ) == [*range(9)]
 
 
 def test_density_is_of_distances_to_neighbours() -> None:

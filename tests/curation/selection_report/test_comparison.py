@@ -14,17 +14,17 @@ def test_the_interval_is_students() -> None:
     half = 2.776445 * math.sqrt(0.025) / math.sqrt(5)  # t of 97.5 %, 4 degrees of freedom; variance 0.1 / 4
     assert found.mean == pytest.approx(0.7)
     assert (found.low, found.high) == pytest.approx((0.7 - half, 0.7 + half), rel=1e-6)
-    assert over_seeds([0.0, 1.0], within=(0.0, 1.0)).to_json() == {
+    assert over_seeds([0.0, 1.0], within=(0.0, 1.0)).to_json([4, 7]) == {
         "mean": 0.5,
         "low": 0.0,
         "high": 1.0,
-        "seeds": [0.0, 1.0],
+        "by_seed": {"4": 0.0, "7": 1.0},
     }
-    assert found.to_json()["seeds"] == [0.5, 0.6, 0.7, 0.8, 0.9]
+    assert list(found.to_json(range(5))["by_seed"].values()) == [0.5, 0.6, 0.7, 0.8, 0.9]
 
 
 def test_one_seed_has_no_interval_and_none_no_mean() -> None:
-    assert over_seeds([0.5]).to_json() == {"mean": 0.5, "low": None, "high": None, "seeds": [0.5]}
+    assert over_seeds([0.5]).to_json([1]) == {"mean": 0.5, "low": None, "high": None, "by_seed": {"1": 0.5}}
     with pytest.raises(ValueError, match="got none"):
         over_seeds([])
 

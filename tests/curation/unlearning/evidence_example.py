@@ -82,6 +82,7 @@ def example(ledger: Ledger, ids: list[str], **changes: Any) -> Evidence:
         collateral=[model.Collateral(f"person-{90 + i}", 0.3 / (i + 1), 0.02, 0.4 / (i + 1)) for i in range(5)],
         history=steps,
         truth_ratios=model.TruthRatios(*ratios[:1], ratios[2], ratios[1]),
+        publication=model.Publication("people", "3", "champion"),
         caveats=("Only three reference models were trained.",),
     )
     return replace(evidence, **changes)

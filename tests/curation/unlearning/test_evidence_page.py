@@ -63,5 +63,5 @@ def test_a_rejected_unlearning_is_shown_as_such_and_what_is_not_published_said(t
     page = again.read_text()
     assert "Loss during the unlearning that was rejected" in page and page.count("<polyline") == 6
     assert "an unlearned model (npo, guard) failed the checks first (residual)" in page and "in no chain" in page
-    failed = evidence_page.write(evidence.write(tmp_path, example(ledger, IDS, published=False))).read_text()
+    failed = evidence_page.write(evidence.write(tmp_path, example(ledger, IDS, publication=None))).read_text()
     assert "<strong>Not published</strong>" in failed and "Trained again" not in failed

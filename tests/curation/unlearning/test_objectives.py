@@ -31,8 +31,9 @@ def setting(tmp_path_factory):
 
 def step_of(setting, objective) -> Step:
     before, _, forget, retain, other, folder = setting
+    never_saw = oracle() if objective.needs_oracle else None
     reference = make_reference(
-        folder / f"{type(objective).__name__}.safetensors", before, objective, forget, retain, other
+        folder / f"{type(objective).__name__}.safetensors", before, objective, forget, retain, other, never_saw
     )
     which = torch.tensor([4, 0])
     batch = retain.batch(which.tolist())
@@ -45,7 +46,8 @@ def step_of(setting, objective) -> Step:
         reference=reference.forget,
         reference_alternative=reference.alternative,
         reference_retain=reference.of_retained(which, mask),
-        oracle=oracle(),
+        oracle=never_saw,
+        reference_oracle=reference.oracle,
         learned=LEARNED,
     )
 
@@ -159,8 +161,11 @@ def test_an_oracle_is_matched_from_above_and_from_below(setting):
     after = -torch.stack([mean(log_p(model, row)) for row in rows]).detach()
     assert ((wanted - after).square() * step.weights).sum() < ((wanted - before).square() * step.weights).sum()
     assert objective.loss(step.oracle, step).item() == 0
+    with pytest.raises(ValueError, match="needs the records' losses under a model that never saw them"):
+        objective.loss(model, replace(step, reference_oracle=None))
+    again = build_objective("oracle_matching", {})
     with pytest.raises(ValueError, match="needs a model that never saw the records"):
-        objective.loss(model, replace(step, oracle=None))
+        again.loss(model, replace(step, oracle=None))
 
 
 def test_an_oracle_is_matched_after_some_records_are_learned_again(setting):

@@ -53,6 +53,8 @@ def test_the_records_go_and_the_rest_stays(known, tmp_path):
     assert [point["step"] for point in done.curve] == [0, 2, 4, 6, 8]
     assert done.curve[-1]["forget_loss"] == pytest.approx(after[0], rel=1e-4)
     assert done.curve[0]["forget_loss"] == pytest.approx(before[0], rel=1e-4)
+    assert done.curve[0]["retain_loss"] == pytest.approx(before[1], rel=1e-4)
+    assert done.curve[-1]["retain_loss"] == pytest.approx(after[1], rel=1e-4)  # of the validation after the epoch
 
 
 def test_an_infinite_temperature_unlearns_as_uniform_weights_do_bit_for_bit(known, tmp_path):

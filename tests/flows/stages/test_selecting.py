@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from curation.errors import DataError, ModelError
-from flows.select_schema import SelectConfig
+from flows.select_schema import ScoresSection, SelectConfig
 from flows.stages import aggregating, choosing, excluding, growing, indexing, prepare, training
 from flows.stages.common import open_data
 from flows.stages.targeting import check_model, contents, open_targets
@@ -50,10 +50,16 @@ def scored(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     given = arguments(folder, config)
     prepare.load(given, folder, ignore)
     excluding.run(given | {"rows": str(folder / "rows.parquet")}, folder, ignore)
-    given |= {"chosen": {"rows": str(folder / "slice.parquet"), "steps": None, "start": None}}
+    given |= {"chosen": {"rows": str(folder / "slice.parquet"), "steps": None, "start": None, "states": []}}
     given |= {"checkpoint": str(folder / training.run(given, folder, ignore).files["checkpoint"])}
     indexing.run(given, folder, ignore)
-    given |= {"index_path": str(folder / "index"), "excluded": str(folder / "excluded.parquet")}
+    scorer = {
+        "checkpoint": given["checkpoint"],
+        "index_path": str(folder / "index"),
+        "state": None,
+        "learning_rate": 1.0,
+    }
+    given |= {"checkpoints": [scorer], "excluded": str(folder / "excluded.parquet")}
     aggregating.run(given, folder, ignore)
     return given | {
         "scores_file": str((folder / "scores.parquet").rename(folder / "aggregated.parquet")),
@@ -109,7 +115,7 @@ def test_a_training_on_the_selection_goes_on_from_the_model_that_is_given(
 ) -> None:
     folder, given, _ = people
     before = torch.load(given["checkpoint"], weights_only=True)["state_dict"]
-    chosen = {"rows": str(folder / "selected.parquet"), "steps": 2, "start": given["checkpoint"]}
+    chosen = {"rows": str(folder / "selected.parquet"), "steps": 2, "start": given["checkpoint"], "states": []}
     tuned = training.run(given | {"chosen": chosen}, tmp_path, ignore)
     assert tuned.values["steps"] == 2 and tuned.values["metrics"]["val_n"] == 1
     after = torch.load(tmp_path / "model.ckpt", weights_only=True)["state_dict"]
@@ -180,11 +186,41 @@ def test_every_problem_between_two_fields_is_told_at_once() -> None:
                 "controls": ["random", "random"],
                 "compare": {"seeds": 0},
                 "tracking": {"register_as": "x"},
+                "train": {"max_epochs": 2},
+                "index": {"projection": "kfac"},
+                "scores": {"adam": True, "checkpoints": 3},
             }
         )
     said = str(caught.value)
-    for part in ("got rows and share", "brings target rows of its own", "one is named twice", "nothing is fine-tuned"):
+    for part in (
+        "got rows and share",
+        "brings target rows of its own",
+        "one is named twice",
+        "nothing is fine-tuned",
+        "3 states are to be kept, at most one an epoch, but train.max_epochs is 2",
+        "scores.adam: takes the place of what an index with projection kfac has done",
+    ):
         assert part in said
+
+
+def test_states_of_a_warm_up_are_evenly_spaced_and_the_last_is_its_end() -> None:
+    assert [ScoresSection(checkpoints=x).kept_epochs(5) for x in (1, 2, 5)] == [[], [3, 5], [1, 2, 3, 4, 5]]
+    assert ScoresSection(adam=True).kept_epochs(5) == [5]
+    given = {"data": {"class_path": "Digits"}, "budget": {"rows": 3}, "model": {"checkpoint": "x.ckpt"}}
+    with pytest.raises(ValueError, match="2 states of a warm-up are to score, but model.checkpoint loads one"):
+        SelectConfig.model_validate(given | {"scores": {"checkpoints": 2}})
+
+
+def test_scores_that_the_model_cannot_give_are_refused_by_load(
+    people: tuple[Path, dict[str, Any], dict[str, Any]], tmp_path: Path
+) -> None:
+    folder, given, _ = people
+    model = given["model"] | {"checkpoint": str(folder / "model.ckpt")}
+    wrong = {"scores": given["scores"] | {"adam": True, "layer_weights": {"tail": 2.0}}, "model": model}
+    with pytest.raises(ModelError) as caught:
+        prepare.load(given | wrong, tmp_path, ignore)
+    assert "'tail' fits no layer of the index" in str(caught.value)
+    assert "model.ckpt: expected a checkpoint with the state of one Adam optimizer, got 0" in str(caught.value)
 
 
 def texts(folder: Path, name: str, rows: list[tuple[str, str, int]], **more: Any) -> dict[str, Any]:
@@ -205,7 +241,7 @@ def test_a_tiny_pool_is_refused_by_load(tmp_path: Path) -> None:
 
 def test_a_pool_of_duplicates_is_refused_with_numbers(tmp_path: Path) -> None:
     rows = [(f"r{row}", f"the same words again, {row % 3}", row % 2) for row in range(30)]
-    own = texts(tmp_path, "target.csv", [(f"t{row}", f"something else {row}", row % 2) for row in range(6)])
+    own = texts(tmp_path, "target.csv", [(f"t{row}", f"{chr(97 + row) * 9} else", row % 2) for row in range(6)])
     config = {
         "data": texts(tmp_path, "pool.csv", rows),
         "target": {"data": own, "examples": 3},
@@ -222,7 +258,7 @@ def test_a_pool_of_duplicates_is_refused_with_numbers(tmp_path: Path) -> None:
 
 def test_targets_of_another_source_are_coded_as_the_pool_and_must_be_made_alike(tmp_path: Path) -> None:
     pool = texts(tmp_path, "pool.csv", [(f"r{row}", f"words of row {row}", "abc"[row % 3]) for row in range(30)])
-    two = texts(tmp_path, "two.csv", [(f"t{row}", f"something else {row}", "cb"[row % 2]) for row in range(6)])
+    two = texts(tmp_path, "two.csv", [(f"t{row}", f"{chr(97 + row) * 9} else", "cb"[row % 2]) for row in range(6)])
     config = {"data": pool, "target": {"data": two, "examples": 3}, "budget": {"rows": 9}, "controls": []}
     given = arguments(tmp_path, config)
     targets = open_targets(given, open_data(given))
@@ -230,9 +266,11 @@ def test_targets_of_another_source_are_coded_as_the_pool_and_must_be_made_alike(
     assert sorted([*targets.choosing, *targets.measuring]) == list(range(6)) and len(targets.choosing) == 3
     buckets = {**two, "init_args": two["init_args"] | {"buckets": 999}}
     given = arguments(tmp_path, config | {"target": {"data": buckets, "examples": 3}})
-    with pytest.raises(DataError, match="target.data: vocab_buckets is 999, that of the pool 16384"):
+    with pytest.raises(DataError, match=r"made otherwise than the pool's \(vocab_buckets 999 there, 16384 here\)"):
         open_targets(given, open_data(given))
-    unknown = texts(tmp_path, "unknown.csv", [(f"t{row}", f"something else {row}", "de"[row % 2]) for row in range(6)])
+    unknown = texts(
+        tmp_path, "unknown.csv", [(f"t{row}", f"{chr(97 + row) * 9} else", "de"[row % 2]) for row in range(6)]
+    )
     given = arguments(tmp_path, config | {"target": {"data": unknown, "examples": 3}})
     with pytest.raises(DataError, match="no training row of the pool has the label 'd', 'e'"):
         open_targets(given, open_data(given))
@@ -240,7 +278,7 @@ def test_targets_of_another_source_are_coded_as_the_pool_and_must_be_made_alike(
 
 def test_copies_of_target_rows_that_choose_do_not_measure(tmp_path: Path) -> None:
     pool = texts(tmp_path, "pool.csv", [(f"r{row}", f"words of row {row}", row % 2) for row in range(30)])
-    own = texts(tmp_path, "own.csv", [(f"t{row}", f"something else {row // 3}", row // 3 % 2) for row in range(12)])
+    own = texts(tmp_path, "own.csv", [(f"t{row}", f"{chr(97 + row // 3) * 9} else", row // 3 % 2) for row in range(12)])
     config = {"data": pool, "target": {"data": own, "examples": 3}, "budget": {"rows": 9}, "controls": []}
     given = arguments(tmp_path, config)
     targets = open_targets(given, open_data(given))
@@ -248,8 +286,36 @@ def test_copies_of_target_rows_that_choose_do_not_measure(tmp_path: Path) -> Non
     assert not {said[row] for row in targets.choosing} & {said[row] for row in targets.measuring}
     assert len(targets.measuring) == 12 - 3 * len({said[row] for row in targets.choosing})
     given = arguments(tmp_path, config | {"target": {"data": own, "examples": 11}})
-    with pytest.raises(DataError, match="all 1 target rows in target.data that are to measure hold exactly what one"):
+    with pytest.raises(DataError, match="all 1 target rows in target.data that are to measure hold exactly or nearly"):
         open_targets(given, open_data(given))
+
+
+def test_near_copies_of_target_rows_that_choose_do_not_measure_either(tmp_path: Path) -> None:
+    pool = texts(tmp_path, "pool.csv", [(f"r{row}", f"words of row {row}", row % 2) for row in range(30)])
+    said = [f"the {word} of the {word} is here with a {word} and another {word}" for word in ("sea", "fire", "stone")]
+    rows = [(f"t{row}", said[row // 4] + "!" * (row % 4) + " so" * (row % 2), row // 4 % 2) for row in range(12)]
+    own = texts(tmp_path, "own.csv", rows)
+    config = {"data": pool, "target": {"data": own, "examples": 2}, "budget": {"rows": 9}, "controls": []}
+    found = []
+    for near in (None, 0.7):
+        given = arguments(tmp_path, config | {"decontaminate": {"near": near}})
+        found.append(open_targets(given, open_data(given)))
+    equal, alike = found
+    chose = {row // 4 for row in alike.choosing.tolist()}
+    assert {row // 4 for row in equal.measuring.tolist()} == {0, 1, 2}
+    assert {row // 4 for row in alike.measuring.tolist()} == {0, 1, 2} - chose and equal.digest != alike.digest
+
+
+def test_rows_of_another_split_of_the_targets_data_are_told(tmp_path: Path) -> None:
+    pool = texts(tmp_path, "pool.csv", [(f"r{row}", f"words of row {row}", row % 2) for row in range(30)])
+    own = texts(tmp_path, "own.csv", [(f"t{row}", f"{chr(97 + row) * 9} else", row % 2) for row in range(12)])
+    frame = pl.read_csv(tmp_path / "own.csv")
+    frame.with_columns(split=pl.Series(["train"] * 7 + ["test"] * 3 + ["validation"] * 2)).write_csv(
+        tmp_path / "own.csv"
+    )
+    config = {"data": pool, "target": {"data": own, "examples": 3}, "budget": {"rows": 9}, "controls": []}
+    found = prepare.load(arguments(tmp_path, config), tmp_path, ignore).values["select"]
+    assert (found["rows"], found["left_out"]) == (9, 3)
 
 
 def test_a_row_whose_tokens_are_made_otherwise_is_another_row_of_a_growing_pool(tmp_path: Path) -> None:

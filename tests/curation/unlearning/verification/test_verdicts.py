@@ -139,6 +139,17 @@ def learned(model, rows: Rows, steps: int):
     return relearned(model, rows, steps=steps, lr=1e-2)
 
 
+def test_adapters_alone_are_learned_again():
+    """A model is relearned as it was trained: what is frozen stays."""
+    model = Language()
+    model.embedding.requires_grad_(False)
+    found = learned(model, texts(8, size=8), 3)
+    assert torch.equal(found.embedding.weight, model.embedding.weight)
+    assert not torch.equal(found.head.weight, model.head.weight)
+    everything = learned(model.requires_grad_(False), texts(8, size=8), 3)
+    assert not torch.equal(everything.embedding.weight, model.embedding.weight)
+
+
 def test_relearning_brings_back_what_was_only_hidden():
     """A model that knew the records and had its head turned off knows the other half again; a stranger does not."""
     torch.set_num_threads(1)
