@@ -243,6 +243,10 @@ class _Stream:
         """Blocks whose dense form has at most `BLOCK_NUMBERS` numbers."""
         return self.store.blocks(self.layer.name, max(1, min(4096, BLOCK_NUMBERS // self.layer.size)))
 
+    def stored_blocks(self) -> Iterator[Block]:
+        """Blocks for products of factors with factors, which are never made dense: fewer, larger ones."""
+        return self.store.blocks(self.layer.name, max(1, min(4096, BLOCK_NUMBERS // self.layer.numbers)))
+
     def sample(self, vectors: Tensor) -> Sampled:
         """What `auto` needs of evenly spaced rows, for directions V [D, r], in one pass."""
         count = min(SAMPLE, max(2, BLOCK_NUMBERS // self.layer.size))
@@ -292,9 +296,9 @@ def _mean(values: Tensor, computed: int) -> float:
 def _kernel(stream: _Stream, examples: int) -> Tensor:
     """K = G G^T [N, N], float64."""
     kernel = torch.zeros(examples, examples, dtype=torch.float64, device=stream.device)
-    for one in stream.blocks():
+    for one in stream.stored_blocks():
         rows, double = slice(one.start, one.start + len(one)), one.to(stream.device, torch.float64)
-        for other in stream.blocks():  # streamed again, so that two blocks are all that is held
+        for other in stream.stored_blocks():  # streamed again, so that two blocks are all that is held
             if other.start >= one.start:
                 columns = slice(other.start, other.start + len(other))
                 part = double.inner_products(other.to(stream.device, torch.float64))  # [n, m]

@@ -53,12 +53,13 @@ class Kernel:
 class Code:
     """One function as it is written, and the row that the next lines are about."""
 
-    def __init__(self, row_bytes: list[int], query_bytes: int) -> None:
+    def __init__(self, row_bytes: list[int], query_bytes: int, rows: int) -> None:
         """Begin it.
 
         Args:
             row_bytes: of each tensor.
             query_bytes: of a query.
+            rows: that are scored at once, even where fewer are left.
         """
         self.module = ir.Module()
         tensors = [POINTER] * len(row_bytes)
@@ -68,17 +69,17 @@ class Code:
         self.entry = ir.IRBuilder(function.append_basic_block())
         self.at = ir.IRBuilder(function.append_basic_block())
         self.body = self.at.block
-        self.row_bytes, self.query_bytes = row_bytes, query_bytes
+        self.row_bytes, self.query_bytes, self.rows = row_bytes, query_bytes, rows
+        self.room = (rows - 1) * max(row_bytes) + SLACK
         self.row = self.variable(LONG)
         with self.at.if_then(self.at.icmp_signed("!=", self.advice, INT(0))):
             self.advise()
 
-    def finish(self, rows: int) -> Kernel:
-        """The kernel, which scores so many rows at once."""
+    def finish(self) -> Kernel:
+        """The kernel."""
         self.at.ret(INT(0))
         self.entry.branch(self.body)
-        room = (rows - 1) * max(self.row_bytes) + SLACK
-        return Kernel(str(self.module), tuple(self.row_bytes), rows, room)
+        return Kernel(str(self.module), tuple(self.row_bytes), self.rows, self.room)
 
     @contextmanager
     def each_query(self) -> Iterator[tuple[Value, Value]]:
@@ -96,7 +97,7 @@ class Code:
         madvise = ir.Function(self.module, ir.FunctionType(INT, [POINTER, LONG, INT]), "madvise")
         for tensor, size in zip(self.tensors, self.row_bytes, strict=True):
             before = self.at.and_(self.at.ptrtoint(tensor, LONG), LONG(mmap.PAGESIZE - 1))
-            length = self.at.add(self.at.mul(self.n, LONG(size)), before)
+            length = self.at.add(self.at.add(self.at.mul(self.n, LONG(size)), before), LONG(self.room))
             found = self.at.call(madvise, [self.address(tensor, self.at.neg(before)), length, self.advice])
             with self.at.if_then(self.at.icmp_signed("!=", found, INT(0)), likely=False):
                 self.at.ret(found)

@@ -50,7 +50,7 @@ def factors(d1: int, d2: int, rank: int, bits: int) -> Kernel:
         code.decode()
         with code.each_query() as (query, scores):
             code.add_scores(query, scores)
-    return code.finish(ROWS)
+    return code.finish()
 
 
 def arranged(queries: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ class _Factors(Code):
             end = rank * self.column
         self.u, self.v = (0, second) if d1 <= d2 else (second, 0)
         self.second = second
-        super().__init__(row_bytes, 4 * self.height * self.tiles * self.long)
+        super().__init__(row_bytes, 4 * self.height * self.tiles * self.long, ROWS)
         self.numbers = self.variable(VECTOR, end * WIDE)  # [numbers, WIDE]
         self.counter, self.outer, self.tile = (self.variable(LONG) for _ in range(3))
         with self.counted(self.counter, 1, end * WIDE) as place:

@@ -60,7 +60,7 @@ def whole(size: int, bits: int) -> Kernel:
                 code.fetch(ROWS)
             with code.each_query() as (query, scores):
                 code.some_rows(query, scores, count)
-    return code.finish(1)
+    return code.finish()
 
 
 def padded(queries: Tensor, bits: int) -> Tensor:
@@ -80,7 +80,7 @@ class _Whole(Code):
     def __init__(self, size: int, bits: int) -> None:
         self.size, self.bits = size, bits
         row_bytes = [packed_bytes(size, bits)] + ([] if bits in FLOATS else [2])
-        super().__init__(row_bytes, 4 * LANES * (1 + -(-size // LANES)))
+        super().__init__(row_bytes, 4 * LANES * (1 + -(-size // LANES)), 1)
 
     def some_rows(self, query: Value, scores: Value, rows: int) -> None:
         """Add, to the scores of some rows, the sum over D of query[p] x[p]."""

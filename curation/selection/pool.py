@@ -25,11 +25,13 @@ class Best:
         groups: names, G.
         rows: positions in the pool, int64 [G, k].
         scores: float32 [G, k]; positive = proponent.
+        sizes: target rows of each group, int64 [G]; None where it is not known.
     """
 
     groups: list[str]
     rows: np.ndarray
     scores: np.ndarray
+    sizes: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Axes: N rows of the pool, G target groups, k rows kept a group.
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from curation.selection.aggregate import aggregate
 from curation.selection.pool import Best, Pool
 from flows.stages.common import Arguments, Output, Progress, open_data
 from flows.stages.scorers import layer_weights, open_scorers
-from flows.stages.targeting import budget_of, open_targets, strategy_of
+from flows.stages.targeting import Targets, budget_of, open_targets, strategy_of
 from lorif_core import LoRIF
 
 HUB_ROWS = 10
@@ -81,12 +82,14 @@ def _kept(arguments: Arguments, data: ExampleData, allowed: np.ndarray) -> int:
     return budget_of(arguments).most(Pool(data.train_ids(), nothing, lengths_of(data), allowed=allowed))
 
 
-def read_best(path: str) -> Best:
-    """What the stage wrote."""
+def read_best(path: str, targets: Targets) -> Best:
+    """What the stage wrote of the groups of ``targets``."""
     frame = pl.read_parquet(path)
     groups = frame["group"].unique(maintain_order=True).to_list()
     shape = (len(groups), len(frame) // len(groups))
-    return Best(groups, frame["position"].to_numpy().reshape(shape), frame["score"].to_numpy().reshape(shape))
+    rows, scores = (frame[name].to_numpy().reshape(shape) for name in ("position", "score"))
+    counts = Counter(targets.groups[row] for row in targets.choosing)
+    return Best(groups, rows, scores, np.array([counts[name] for name in groups]))
 
 
 def index_places(attributor: LoRIF, data: ExampleData) -> np.ndarray:

@@ -112,7 +112,7 @@ def _pool(arguments: Arguments, data: ExampleData, targets: Targets, model: nn.M
         ids=data.train_ids(),
         scores=pl.read_parquet(arguments["scores_file"])["score"].to_numpy().copy(),
         lengths=lengths_of(data),
-        best=read_best(arguments["best"]),
+        best=read_best(arguments["best"], targets),
         columns=pool_columns(data),
         vectors=vectors,
         allowed=allowed_rows(data, arguments["excluded"]),

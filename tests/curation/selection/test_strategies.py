@@ -125,6 +125,29 @@ def test_groups_take_turns() -> None:
         RoundRobin().select(short, Budget(tokens=4))
 
 
+def test_groups_take_turns_as_often_as_they_have_target_rows() -> None:
+    rows = np.stack([np.arange(40), np.arange(60, 100), np.arange(40, 80)])  # the last two share twenty rows
+    best = Best(["a", "b", "c"], rows, np.zeros((3, 40)), sizes=np.array([6, 3, 1]))
+    by_size = RoundRobin(turns="size")
+    taken = by_size.select(pool_of(np.zeros(100), best=best), Budget(rows=60))
+    groups = [reason.split("'")[1] for reason in taken.reasons]
+    assert len(set(taken.rows.tolist())) == 60
+    for turns in range(1, 61):  # never more than one turn from its share
+        shares = [groups[:turns].count(name) / turns for name in "abc"]
+        assert np.abs(turns * (np.array(shares) - [0.6, 0.3, 0.1])).max() < 1
+    # Equal sizes: the turns of `equal`; a group that has no rows left is out.
+    even = replace(best, sizes=np.array([2, 2, 2]))
+    pool = pool_of(np.zeros(100), best=even)
+    assert (
+        by_size.select(pool, Budget(rows=100)).rows.tolist()
+        == RoundRobin().select(pool, Budget(rows=100)).rows.tolist()
+    )
+    with pytest.raises(DataError, match=r"turns: size needs the target rows of each group"):
+        by_size.select(pool_of(np.zeros(100), best=replace(best, sizes=None)), Budget(rows=9))
+    with pytest.raises(CurationError, match=r"turns: expected equal or size, got 'often'"):
+        build_strategy("round_robin", {"turns": "often"})
+
+
 def plain_greedy(vectors: np.ndarray, bonus: np.ndarray, coverage: float, count: int) -> list[int]:
     """Every gain of every row every time, in float64."""
     similar = (1 + unit(vectors).astype(np.float64) @ unit(vectors).T.astype(np.float64)) / 2
