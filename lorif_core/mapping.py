@@ -80,8 +80,8 @@ class MappedFile:
     def fetch(self) -> bool:
         """Whether it is mapped and now in memory, all of it, read in the order of the disk; elsewhere the disk is only asked.
 
-        Each page is touched, in order, too: where the machine is virtual, its host then maps them to it many at a time. Left to
-        the kernels, which use them in another order, this took several times as long as the query.
+        Each page is touched, in order, too: in a virtual machine, with files fresh from the disk, the kernels, which use them
+        in another order, were otherwise several times as slow.
         """
         if len(self._mapped):
             if not _advise(self._mapped, POPULATE_READ) or self.shrunk():
