@@ -26,6 +26,8 @@ LINE = 64
 """Bytes of a cache line."""
 DISTANCE = 2
 """Of what is asked of memory from what is worked on, in rows scored at once: memory takes about as long to answer."""
+FETCHED = 2**16
+"""Bytes of the rows scored at once up to which that is asked, a line an instruction: more would take seconds to compile."""
 
 BYTE, HALF, INT, LONG, FLOAT = (*(ir.IntType(size) for size in (8, 16, 32, 64)), ir.FloatType())
 POINTER = ir.PointerType()
@@ -103,7 +105,9 @@ class Code:
                 self.at.ret(found)
 
     def fetch(self, rows: int) -> None:
-        """Ask memory for rows that come soon, as many as are scored at once."""
+        """Ask memory for rows that come soon, as many as are scored at once; not for those of more than `FETCHED` bytes."""
+        if rows * sum(self.row_bytes) > FETCHED:
+            return
         kind = ir.FunctionType(ir.VoidType(), [POINTER, INT, INT, INT])
         prefetch = ir.Function(self.module, kind, "llvm.prefetch.p0")
         for tensor, size in enumerate(self.row_bytes):

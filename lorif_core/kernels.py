@@ -74,16 +74,18 @@ class Kernel:
             StoreError: the file ends before them.
         """
         count, n = scores.shape
-        addresses, copies = [scores.data_ptr(), self.queries.data_ptr()], []
-        for name in self.tensors:
-            begin, end = shard.span(name, start, start + n)
-            address = shard.file.address(begin, end + self.room)
-            if address is None:
-                copies.append(shard.file.read(begin, end, self.room))
-                address = copies[-1].data_ptr()
-            addresses.append(address)
-        refused = self.code(*addresses, count, n, scores.stride(0), advice())
-        if refused or shard.file.shrunk():
+        for mapped in (True, False):  # copies where memory does not come: reading says what is wrong
+            addresses, copies = [scores.data_ptr(), self.queries.data_ptr()], []
+            for name in self.tensors:
+                begin, end = shard.span(name, start, start + n)
+                address = shard.file.address(begin, end + self.room) if mapped else None
+                if address is None:
+                    copies.append(shard.file.read(begin, end, self.room))
+                    address = copies[-1].data_ptr()
+                addresses.append(address)
+            if not self.code(*addresses, count, n, scores.stride(0), advice() if mapped else 0):
+                break
+        if mapped and shard.file.shrunk():  # what was added may be zeros
             for name in self.tensors:
                 shard.read(name, start, start + n)  # says what is wrong
             raise StoreError(f"{shard.file.path}: could not be read for a moment; ask again")

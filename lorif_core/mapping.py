@@ -3,7 +3,8 @@
 What is mapped costs no copy. But a mapped file that somebody shrinks, or a disk that fails, ends the process that touches what
 is not there. So who uses a mapping asks for its bytes first
 (`MADV_POPULATE_READ`: microseconds for what is in memory), and reads a copy of what does not come: an ordinary error then says
-what is wrong. Where that cannot be asked (before Linux 5.14, elsewhere), nothing is mapped, everything copied.
+what is wrong. Where that cannot be asked (before Linux 5.14, elsewhere), nothing is mapped, everything copied; and so is a
+file that cannot be mapped.
 
 Limitations: a file that shrinks in the moment between the asking and the use still ends the process. Nothing here shrinks a
 file: a purge writes others and unlinks, and what is unlinked stays whole for those who have it open.
@@ -17,6 +18,7 @@ import os
 import sys
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -47,10 +49,12 @@ class MappedFile:
         """What is another once the file changes."""
         self._mapped = torch.empty(0, dtype=torch.uint8)
         if self.size and advice():
-            private = mmap.mmap(
-                self._descriptor, 0, access=mmap.ACCESS_COPY
-            )  # what tensors want: they know no read-only
-            self._mapped = torch.frombuffer(private, dtype=torch.uint8)
+            with suppress(OSError):  # no room for its addresses, or no file system that maps: everything is copied
+                private = mmap.mmap(
+                    self._descriptor, 0, access=mmap.ACCESS_COPY
+                )  # for tensors, which know no read-only
+                self._mapped = torch.frombuffer(private, dtype=torch.uint8)
+        if len(self._mapped):
             _advise(self._mapped, mmap.MADV_SEQUENTIAL)  # the disk is read far ahead
 
     def read(self, start: int, stop: int, room: int = 0) -> Tensor:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -193,58 +191,6 @@ def test_a_shard_lost_after_opening_is_named_where_it_would_have_come(damage: st
     with pytest.raises(StoreError, match=lost.name):
         top_k(store, Queries(queries_of(store, 1), True), found, 2, True, CPU, lambda done: None)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("lorif")]
-
-
-@pytest.mark.parametrize("keep", [0.0, 0.6, 1.0])
-def test_a_kernel_names_the_file_that_shrinks_under_it(keep: float, tmp_path: Path) -> None:
-    """Rows it could read are scored as ever; where the file ends before them, an error says so."""
-    store = index(tmp_path, 1, 16, rows=SHARD)
-    (shard,) = shards.stream(store)
-    layer = store.manifest.layers[0]
-    kernel = kernels.prepare(layer, 16, queries_of(store, 2)[layer.name])
-    assert kernel is not None
-    scores, again = torch.zeros(2, 2, SHARD + kernel.rows)[..., :SHARD]
-    kernel.add_scores(shard, 0, scores)
-    os.truncate(shard.file.path, int(keep * shard.entry.bytes))
-    if keep == 1:
-        kernel.add_scores(shard, 0, again)
-        assert torch.equal(scores, again)
-    else:
-        with pytest.raises(StoreError, match=rf"{shard.file.path.name} ends after \d+ bytes"):
-            kernel.add_scores(shard, 0, again)
-
-
-@pytest.mark.parametrize("bits", BITS)
-@pytest.mark.parametrize("rank", [1, 2, 0])
-def test_a_kernel_scores_a_row_alike_whatever_lies_beside_it(rank: int, bits: int, tmp_path: Path) -> None:
-    """Wherever rows are cut, the same bits; memory full of no numbers is not taken for any."""
-    store = index(tmp_path, rank, bits, rows=2 * SHARD, sides=((7, 13), (24, 5)))
-    for layer in store.manifest.layers:
-        kernel = kernels.prepare(layer, bits, normal(3, layer.d1, layer.d2))
-        assert kernel is not None
-        found = []
-        for cuts in ((0, SHARD), (0, 1, 17, SHARD)):
-            for shard in shards.stream(store):
-                for start, stop in pairwise(cuts):
-                    room = torch.full((3, SHARD + kernel.rows), torch.nan)
-                    scores = room[:, : stop - start].zero_()
-                    kernel.add_scores(shard, start, scores)
-                    found.append(scores)
-        once, cut = torch.cat(found[:2], 1), torch.cat(found[2:], 1)
-        assert bool(once.isfinite().all())
-        assert torch.equal(once, cut)
-
-
-def test_layers_too_large_for_a_kernel_are_scored_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beside those that have one, in one pass."""
-    store = index(tmp_path, 2, 16)
-    found, gradients = inverses(store), queries_of(store, 2)
-    monkeypatch.setattr(kernels, "LONGEST", 2 * 16)
-    monkeypatch.setattr(scoring, "KERNEL_NUMBERS", 0)
-    made = [kernels.prepare(layer, 16, gradients[layer.name]) for layer in store.manifest.layers]
-    assert {kernel is None for kernel in made} == {True, False}
-    scores = all_scores(store, prepared(gradients, found, len(store)), found, CPU, lambda done: None)
-    close(scores, brute_force(store, gradients, found))
 
 
 def test_the_next_shards_are_opened_before_they_are_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
