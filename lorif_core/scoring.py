@@ -108,11 +108,10 @@ class _Layer:
     def add_scores(self, window: Window, total: Tensor) -> None:
         """Add the products of a window's rows to `total` [Q, n]."""
         if self.kernel is not None:
-            parts = list(window.parts(window.start, window.stop))
-            for shard, begin, end in parts:
+            for shard, begin, end in window.parts(window.start, window.stop):
                 first = shard.entry.start + begin - window.start
                 scores = total[:, first : first + end - begin]
-                if len(parts) == 1:
+                if end - begin == len(window):
                     self.kernel.add_scores(shard, begin, scores)
                 else:  # behind a part's scores lie the next one's: no room
                     room = scores.new_zeros(len(scores), end - begin + self.kernel.rows)[:, : end - begin]

@@ -53,10 +53,10 @@ class Window:
     def blocks(self, layer: LayerEntry, rows: int, bits: int) -> Iterator[Block]:
         """A layer's rows in order, `rows` at a time and fewer only at the end, decoded."""
         for start in range(self.start, self.stop, rows):
-            parts = list(self.parts(start, min(start + rows, self.stop)))
+            stop = min(start + rows, self.stop)
 
-            def read(name: str, parts: list[tuple[Shard, int, int]] = parts) -> Tensor:
-                found = [shard.read(f"{name}.{layer.name}", i, j) for shard, i, j in parts]
+            def read(name: str, start: int = start, stop: int = stop) -> Tensor:
+                found = [shard.read(f"{name}.{layer.name}", i, j) for shard, i, j in self.parts(start, stop)]
                 return found[0] if len(found) == 1 else torch.cat(found)
 
             yield decode(layer, start, read, bits)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from lorif_core import FactorStore, kernels, passes, scoring, windows
+from lorif_core import FactorStore, kernels, passes, scoring, shards, windows
 from lorif_core.codecs import encode
 from lorif_core.curvature import fit_curvature
 from lorif_core.inverse import PrimalInverse
@@ -76,6 +78,29 @@ def test_scores(rank: int, bits: int, queries: int, tmp_path: Path, monkeypatch:
         assert all(torch.equal(other, same[0]) for other in same[1:]), [
             (o != same[0]).nonzero()[:, 1].tolist() for o in same
         ]
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_many_small_shards_are_opened_one_by_one(
+    compiled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = index(tmp_path, 1, 16, 1)
+    entry, real = store.manifest.layers[0], windows.open_shard
+    opened: weakref.WeakSet[shards.Shard] = weakref.WeakSet()
+    most = 0
+
+    def watched(*args: Any) -> shards.Shard:
+        nonlocal most
+        opened.add(shard := real(*args))
+        most = max(most, len(opened))
+        return shard
+
+    monkeypatch.setattr(windows, "open_shard", watched)
+    window = windows.Window(store, 0, ROWS, tuple(store.manifest.shards))
+    queries = torch.ones(2, entry.d1, entry.d2)
+    kernel = kernels.prepare(entry, 16, queries) if compiled and kernels.available() else None
+    scoring._Layer(entry, 16, queries, None, kernel).add_scores(window, torch.zeros(2, ROWS))
+    assert most == 2  # one is used, the next one opened
 
 
 @pytest.mark.parametrize("rank", [0, 1, 2])
