@@ -244,8 +244,11 @@ class _Stream:
         return self.store.blocks(self.layer.name, max(1, min(4096, BLOCK_NUMBERS // self.layer.size)))
 
     def stored_blocks(self) -> Iterator[Block]:
-        """Blocks for products of factors with factors, which are never made dense: fewer, larger ones."""
-        return self.store.blocks(self.layer.name, max(1, min(4096, BLOCK_NUMBERS // self.layer.numbers)))
+        """Blocks for products of factors with factors, which are never made dense: fewer, larger ones.
+
+        Of no more than `BLOCK_ROWS`: the products of two blocks, a few of those at once, are then little beside K.
+        """
+        return self.store.blocks(self.layer.name, max(1, min(BLOCK_ROWS, BLOCK_NUMBERS // self.layer.numbers)))
 
     def sample(self, vectors: Tensor) -> Sampled:
         """What `auto` needs of evenly spaced rows, for directions V [D, r], in one pass."""
