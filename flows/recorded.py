@@ -21,7 +21,7 @@ from flows.files import digest_of, write_json
 from flows.modelling import Chosen, ModelRun
 from flows.outputs import SUMMARY, RunFolder, check_free, check_writable
 from flows.runner import Finished
-from flows.schema import IndexConfig, RecordedConfig
+from flows.schema import NOT_KEPT, IndexConfig, IndexSection, RecordedConfig
 from flows.screen import Screen
 from flows.services import Services
 from flows.tracking import Tracker, tracking_uri
@@ -273,8 +273,14 @@ def recording() -> Iterator[None]:
 
 
 def config_text(config: IndexConfig) -> str:
-    """The whole configuration as YAML, defaults written out."""
-    return str(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    """The whole configuration as YAML, defaults written out; of an index that is given, only the options asked for.
+
+    It may be of others than the defaults (`flows.modelling.ModelRun.arguments`).
+    """
+    asked = config.index.model_fields_set | NOT_KEPT
+    left_out = set() if config.index.path is None else set(IndexSection.model_fields) - asked
+    tree = config.model_dump(mode="json", exclude={"index": left_out})
+    return str(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -18,6 +18,10 @@ class Section(BaseModel):
     """A part of a configuration: no unknown keys, no number that is not finite, not changed after it was read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+    def changed(self, names: Iterable[str]) -> list[str]:
+        """Those of ``names`` that are not at their default, given or not: the file a run writes gives all of them."""
+        return [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
 
 
 def _finite(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -172,7 +176,7 @@ class IndexSection(Section):
     @model_validator(mode="after")
     def _planned_or_given(self) -> Self:
         planned = ("projection_factor", "factor_rank", "storage", "bits")
-        given = [name for name in planned if name in self.model_fields_set]
+        given = self.changed(planned)
         if self.bytes_per_example is not None and given:
             raise ValueError(f"bytes_per_example plans {', '.join(planned)}: leave {' and '.join(given)} out")
         return self

@@ -55,7 +55,9 @@ def serve(options: argparse.Namespace, tokens: list[str]) -> int:
         flow.serve(
             name=config.name or kind,
             schedule=schedule,
-            parameters={"config": job.model_dump(mode="json")},
+            parameters={
+                "config": job.model_dump(mode="json", exclude_unset=True)
+            },  # what is asked of an index stays told
             limit=1,  # a run that is still going is not joined by the next one
             print_starting_message=False,
             entrypoint_type=EntrypointType.MODULE_PATH,  # runs import the installed flow, wherever serve was started

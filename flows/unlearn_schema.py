@@ -139,7 +139,7 @@ class UnlearnSection(Section):
         if self.objective != "newton":
             return []
         idle = ("lr", "max_epochs", "retain_rows", "alternative", "schedule", "kept", "retain_per_record")
-        given = [f"unlearn.{name}" for name in idle if name in self.model_fields_set]
+        given = [f"unlearn.{name}" for name in self.changed(idle)]
         found = [f"{', '.join(given)}: newton is one step over all rows that stay; leave them out"] * bool(given)
         if weights.method != "uniform":
             found.append(

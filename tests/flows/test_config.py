@@ -7,7 +7,8 @@ import yaml
 
 from flows.config import describe, fields, find_config, load_config, read_overrides, unused_keys
 from flows.errors import ConfigError
-from flows.schema import CleanConfig, IndexConfig
+from flows.recorded import config_text
+from flows.schema import NOT_KEPT, CleanConfig, IndexConfig
 from flows.select_schema import SelectConfig
 from flows.serve_schema import ServeConfig
 from flows.unlearn_schema import UnlearnConfig
@@ -211,6 +212,26 @@ def test_a_configuration_is_found_by_path_by_name_and_among_the_shipped(
 def test_what_the_schema_holds_survives_json() -> None:
     config = load_config(CleanConfig, CONFIGS / "clean_digits.yaml")
     assert CleanConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize("unset", [False, True])
+def test_a_planned_index_survives_the_file_a_run_writes(unset: bool, tmp_path: Path) -> None:
+    """With its defaults written out, and as it is sent to a server."""
+    file = written(tmp_path, "data: {class_path: Digits}\nindex: {bytes_per_example: 400}\n")
+    config = load_config(CleanConfig, file)
+    assert CleanConfig.model_validate(config.model_dump(mode="json", exclude_unset=unset)) == config
+    assert load_config(CleanConfig, written(tmp_path, config_text(config))) == config
+    said = "bytes_per_example plans projection_factor, factor_rank, storage, bits: leave factor_rank and bits out"
+    assert said in str(problems_of(file, {"index.bits": 8, "index.factor_rank": 2}))
+
+
+def test_the_file_a_run_writes_asks_no_more_of_an_index_that_is_given(tmp_path: Path) -> None:
+    file = written(tmp_path, "data: {class_path: Digits}\nindex: {path: made, bits: 16}\n")
+    config = load_config(CleanConfig, file)
+    again = load_config(CleanConfig, written(tmp_path, config_text(config)))
+    assert again == config and again.index.path == str(tmp_path / "made")
+    assert again.index.model_fields_set - NOT_KEPT == {"bits"}
+    assert CleanConfig.model_validate(config.model_dump(mode="json", exclude_unset=True)) == config
 
 
 def test_a_class_named_on_the_command_line_is_not_taken_for_a_file():

@@ -98,6 +98,9 @@ def test_what_a_newton_step_has_no_use_for_is_told() -> None:
         )
     assert "unlearn.lr, unlearn.retain_rows: newton is one step" in str(caught.value)
     assert "set it to uniform, got guard" in str(caught.value)
+    tree = {"data": {"class_path": "Digits"}, "request": {"ids": [1]}, "weights": {"method": "uniform"}}
+    config = UnlearnConfig.model_validate(tree | {"unlearn": {"objective": "newton"}})
+    assert UnlearnConfig.model_validate(config.model_dump(mode="json")) == config  # the file a run writes repeats it
 
 
 @pytest.mark.parametrize("place", ["eve:secret@db/requests", "db/requests?user=eve&password=secret"])
