@@ -19,7 +19,7 @@ import numpy as np
 TOGETHER = 16
 """Candidates whose gains are computed at once: b."""
 BLOCK_NUMBERS = 2**22
-"""Similarities computed at once at the start: 16 MB."""
+"""Similarities computed at once at the start, or of candidates that are sampled: 16 MB."""
 TABLE_NUMBERS = 2**26
 """Similarities that are kept, where all of them fit: 256 MB."""
 MISSED = 0.001
@@ -104,18 +104,24 @@ def sampled_greedy(
     """
     left, size = np.arange(len(candidates)), math.ceil(len(candidates) / count * math.log(1 / MISSED))
     reached = np.full(len(covered), -1, dtype=np.float32)  # cosines: (1 + -1) / 2 = 0
+    step = max(1, BLOCK_NUMBERS // len(covered))
     while len(left):
         drawn = seed.choice(len(left), min(size, len(left)), replace=False, shuffle=False)
-        rows = left[drawn]
-        cosines = candidates[rows] @ covered.T  # [b, D] @ [D, m] -> [b, m]
-        more = cosines - reached
-        np.maximum(more, 0, out=more)
-        gains = more.sum(1) * (coverage / 2 / len(covered)) + bonus[rows]
-        best = int(gains.argmax())
-        np.maximum(reached, cosines[best], out=reached)
+        best, gain, found = 0, -math.inf, reached
+        for start in range(0, len(drawn), step):
+            rows = left[drawn[start : start + step]]
+            cosines = candidates[rows] @ covered.T  # [b, D] @ [D, m] -> [b, m]
+            more = cosines - reached
+            np.maximum(more, 0, out=more)
+            gains = more.sum(1) * (coverage / 2 / len(covered)) + bonus[rows]
+            first = int(gains.argmax())
+            if gains[first] > gain:
+                best, gain, found = start + first, float(gains[first]), cosines[first]
+        row = int(left[drawn[best]])
+        np.maximum(reached, found, out=reached)
         left[drawn[best]] = left[-1]
         left = left[:-1]
-        yield int(rows[best]), float(gains[best])
+        yield row, gain
 
 
 def objective(chosen: np.ndarray, covered: np.ndarray, coverage: float, bonus: np.ndarray) -> float:

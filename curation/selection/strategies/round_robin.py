@@ -80,19 +80,22 @@ def _taken(best: Best, sizes: np.ndarray, allowed: np.ndarray, by: dict[int, tup
     """Rows in the order they are taken; `by` gets the group and score of each.
 
     The next turn is that of the group furthest behind its share of the turns, the first of several; one without a free row is
-    out.
+    out, and the others' shares are of their own turns.
     """
-    place = [0] * len(sizes)
+    place, turns, left = [0] * len(sizes), np.zeros_like(sizes), np.ones(len(sizes), dtype=bool)
     behind = sizes.astype(np.float64)  # its size x (turns + 1) less all sizes x its own turns, whole numbers
-    while len(sizes) and behind[group := int(behind.argmax())] > -np.inf:
+    while left.any():
+        group = int(behind.argmax())
         rows = best.rows[group]
         while place[group] < len(rows) and (rows[place[group]] in by or not allowed[rows[place[group]]]):
             place[group] += 1
         if place[group] == len(rows):
-            behind[group] = -np.inf
+            left[group] = False
+            behind = np.where(left, sizes * (turns[left].sum() + 1) - sizes[left].sum() * turns, -np.inf)
             continue
         row = int(rows[place[group]])
         by[row] = best.groups[group], float(best.scores[group, place[group]])
         behind += sizes
-        behind[group] -= sizes.sum()
+        behind[group] -= sizes[left].sum()
+        turns[group] += 1
         yield row

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 from curation.errors import CurationError, DataError
+from curation.selection import greedy as selection_greedy
 from curation.selection.budget import Budget
 from curation.selection.greedy import greedy, objective, sampled_greedy
 from curation.selection.pool import Best, Pool
@@ -135,7 +136,15 @@ def test_groups_take_turns_as_often_as_they_have_target_rows() -> None:
     for turns in range(1, 61):  # never more than one turn from its share
         shares = [groups[:turns].count(name) / turns for name in "abc"]
         assert np.abs(turns * (np.array(shares) - [0.6, 0.3, 0.1])).max() < 1
-    # Equal sizes: the turns of `equal`; a group that has no rows left is out.
+    # A group that has no rows left is out: the others share alone.
+    rows = np.where(np.arange(40) < [[7], [40], [40]], np.arange(120).reshape(3, 40), 0)
+    uneven = Best(["a", "b", "c"], rows, np.zeros((3, 40)), sizes=np.array([70, 20, 10]))
+    taken = by_size.select(pool_of(np.zeros(120), best=uneven), Budget(rows=40))
+    groups = [reason.split("'")[1] for reason in taken.reasons]
+    assert groups[:10].count("a") == groups.count("a") == 7
+    for turns in range(1, 31):
+        assert abs(groups[10 : 10 + turns].count("b") - 2 / 3 * turns) < 1
+    # Equal sizes: the turns of `equal`.
     even = replace(best, sizes=np.array([2, 2, 2]))
     pool = pool_of(np.zeros(100), best=even)
     assert (
@@ -181,7 +190,7 @@ def test_in_parts_it_reaches_99_hundredths_of_the_exact_greedy(count: int) -> No
     assert parts >= 0.99 * exact
 
 
-def test_sampled_greedy_says_the_gains_and_comes_close_to_the_exact_one() -> None:
+def test_sampled_greedy_says_the_gains_and_comes_close_to_the_exact_one(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors, bonus = unit(normal(400, 8, seed=1)), np.linspace(0, 0.001, 400)
     exact = [row for row, _ in islice(greedy(vectors, vectors, 0.7, bonus), 40)]
     found = list(islice(sampled_greedy(vectors, vectors, 0.7, bonus, 40, np.random.default_rng(3)), 40))
@@ -189,6 +198,7 @@ def test_sampled_greedy_says_the_gains_and_comes_close_to_the_exact_one() -> Non
     reached = [objective(vectors[rows[:n]], vectors, 0.7, bonus[rows[:n]]) for n in range(1, 41)]
     np.testing.assert_allclose([gain for _, gain in found], np.diff([0, *reached]), atol=1e-6)
     assert reached[-1] >= 0.99 * objective(vectors[exact], vectors, 0.7, bonus[exact])
+    monkeypatch.setattr(selection_greedy, "BLOCK_NUMBERS", 400 * 20)  # the gains of a step in slices
     again = sampled_greedy(vectors, vectors, 0.7, bonus, 40, np.random.default_rng(3))
     assert [row for row, _ in islice(again, 40)] == rows and len(set(rows)) == 40
     assert sorted(
