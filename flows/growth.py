@@ -149,11 +149,12 @@ def prune(workspace: Path, gone: Collection[str], *, dry_run: bool) -> tuple[int
         unused = [path for path in file.parent.glob("rows-*.parquet") if path.name not in rows]
         forgotten += len(states) - len(kept)
         freed += sum(path.stat().st_size for path in unused)
-        if dry_run or len(kept) == len(states):
+        if dry_run:
             continue
         if kept:
-            write_json(file, {"states": kept})
-            for path in unused:
+            if len(kept) < len(states):
+                write_json(file, {"states": kept})
+            for path in unused:  # of states now forgotten, or that a killed run left
                 path.unlink()
         else:
             shutil.rmtree(file.parent)

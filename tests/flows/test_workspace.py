@@ -8,6 +8,7 @@ import pytest
 
 from flows import workspace
 from flows.cli import main
+from flows.files import write_json
 
 OLD, NEW, ODD = "train-0123456789abcdef", "index-0123456789abcdef", "my notes"
 
@@ -59,6 +60,18 @@ def test_nothing_is_deleted_while_a_run_is_at_work(stages: Path, capsys: pytest.
     assert "a run is at work" in capsys.readouterr().err
     assert names(stages) == {OLD, NEW, ODD}
     assert prune(stages, "--keep-days", "0") == 0
+
+
+def test_rows_of_no_state_are_deleted(stages: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pool = stages.parent / "pools" / "job-0123"
+    pool.mkdir(parents=True)
+    write_json(pool / "states.json", {"states": [{"data": "a", "rows": "rows-a.parquet", "stages": [NEW]}]})
+    for name in ("rows-a.parquet", "rows-b.parquet"):
+        (pool / name).write_bytes(bytes(1_000_000))
+    assert prune(stages, "--dry-run") == 0 and (pool / "rows-b.parquet").exists()
+    assert "3.0 MB would be freed" in capsys.readouterr().out
+    assert prune(stages) == 0
+    assert sorted(path.name for path in pool.iterdir()) == ["rows-a.parquet", "states.json"]
 
 
 def test_a_folder_that_is_no_workspace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
