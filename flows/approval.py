@@ -145,7 +145,9 @@ def _answer(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         )
     if options.reject and not reason.strip():
         problems.append("--reason: a rejection needs one")
-    named = _named(folder, f"{by}\n{reason}")
+    named = (
+        None if entry.get("acted_on") else _named(folder, f"{by}\n{reason}")
+    )  # a purge may have removed the ids since
     if named is not None:
         problems.append(f"--by, --reason: they name the record {named!r}; both are kept for good")
     if problems:

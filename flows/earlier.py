@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from curation.unlearning.statuses import PUBLISHED
 from flows.errors import ConfigError
 from flows.publishing import EVIDENCE_TAG
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from curation.unlearning.ledger import Ledger
 
 
-def check_earlier(uri: str, tags: Mapping[str, str], ledger: Ledger | None) -> None:
+def check_earlier(uri: str, tags: Mapping[str, str], ledger: Ledger | None, dataset: str) -> None:
     """See to it that a registered model that was unlearned of some records is unlearned of others with its own ledger.
 
     A model of that kind is judged by models trained without the new records, and may be replaced by one. Trained on data that
@@ -22,18 +23,28 @@ def check_earlier(uri: str, tags: Mapping[str, str], ledger: Ledger | None) -> N
         uri: of the model.
         tags: of its version.
         ledger: that the requests of the run are from; None: they are from none.
+        dataset: name of the data in it: what was removed under another name does not stay away.
 
     Raises:
-        ConfigError: the run has no ledger, or another than the model's.
+        ConfigError: the run has no ledger, or one by which that model was not published, or not of this data.
     """
     from curation.unlearning.evidence import DIGEST, KIND
 
     digest = tags.get(EVIDENCE_TAG)
-    if digest is None or (ledger and any(event.details[DIGEST] == digest for event in ledger.events(KIND))):
+    if digest is None:
         return
-    lacks = "this run takes no requests from a ledger" if ledger is None else "the ledger of this run is another"
+    if ledger is not None:
+        noted = [event.batch for event in ledger.events(KIND) if event.details[DIGEST] == digest]
+        batches = [ledger.batch(number) for number in noted if number is not None]
+        if any(batch.status == PUBLISHED and batch.dataset == dataset for batch in batches):
+            return
+    lacks = (
+        "this run takes no requests from a ledger"
+        if ledger is None
+        else f"the ledger of this run has not published it for request.dataset {dataset}"
+    )
     raise ConfigError(
         f"model.registered: {uri} was unlearned of other records before (evidence {digest[:12]}), and {lacks}: nobody could tell "
         "which, and a model trained without the new records alone would know them again. Submit the records to the ledger of "
-        "that run and set request.ledger to true, or name the model from before and all records together"
+        "that run, under its request.dataset, and set request.ledger to true, or name the model from before and all records at once"
     )

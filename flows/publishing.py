@@ -3,13 +3,13 @@
 In this order, so that nothing says what has not happened, wherever it is killed:
 
     the model becomes a version, which no alias points to; the evidence names it, as the one to be published
-    summary.json says `publishing`, the journal in the run's folder what the alias points to
+    summary.json says `publishing`, the workspace's journal what the alias points to
     the alias moves: from here on the model is in use
     summary.json says `published`, the run is marked finished: from here on nothing goes back
     the journal goes, the ledger says `published`
 
 Whatever ends a run before it is finished, summary and alias go back: at once where an error ends it, with the next start of
-the same run where it was killed.
+any run in the workspace where it was killed (the same command may by then be another run: its model may be named by an alias).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from filelock import FileLock
 from curation.unlearning.statuses import PUBLISHED
 from flows.errors import StageError
 from flows.files import digest_file, read_json, write_json
-from flows.outputs import SUMMARY
+from flows.outputs import RUN, SUMMARY
 from flows.tracking import Tracker
 from lorif_core.atomic import remove
 
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 JOURNAL = "publishing.json"
+"""In the workspace: what it takes to undo the publication that is under way."""
+LOCK = "publishing.lock"
+"""Beside it: what keeps runs of a workspace from publishing at once."""
 PUBLISHING = "publishing"
 """Status in the summary of a run whose model may be published, until it is."""
 KNOWN_LAST = ("registered", "alias", "alias_before", "alias_after")
@@ -59,15 +62,9 @@ class Place:
 
     def version(self) -> str | None:
         """The version that the alias points to; None where there is none."""
-        from mlflow.exceptions import MlflowException
-        from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
-
-        try:
+        aliases: Mapping[str | None, str] = {}
+        with _if_there():
             aliases = self._client.get_registered_model(self.name).aliases
-        except MlflowException as error:
-            if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
-                raise
-            return None
         return None if self.alias not in aliases else str(aliases[self.alias])
 
     def move(self, version: str | None) -> None:
@@ -112,19 +109,19 @@ def published(
     version: str,
     tags: Mapping[str, str],
     check: Callable[[], list[str]],
-    lock: Path,
+    home: Path,
 ) -> Iterator[dict[str, Any]]:
     """Register a model and, if the checks hold, move the alias to it; left by an error, the alias is where it was.
 
     Args:
         tracker: that recorded its training.
         place: where it is published.
-        folder: of the run; the intention is noted there.
+        folder: of the run.
         model: the checkpoint that was checked.
         version: of it in the registry.
         tags: of the version.
         check: says what speaks against it, last of all before the alias moves.
-        lock: file that keeps runs of this workspace from publishing at once.
+        home: the workspace; the intention is noted there.
 
     Yields:
         ``registered`` (name and version), ``alias``, and the versions it points to, ``alias_before`` and ``alias_after``.
@@ -132,12 +129,11 @@ def published(
     Raises:
         StageError: something speaks against it, or somebody else has moved the alias meanwhile.
     """
-    with FileLock(lock):
+    with FileLock(home / LOCK):
+        _undo(home)
         before = place.version()
-        note = {"uri": place.uri, "name": place.name, "alias": place.alias, "before": before, "version": version}
-        write_json(folder / JOURNAL, note)
-        finished = False
-        try:
+        to = {"uri": place.uri, "name": place.name, "alias": place.alias, "before": before, "version": version}
+        with _noted(home, folder, to):
             place.tag(version, tags)
             problems = check()
             if _registered_digest(tracker, place, version, folder / ".registered") != digest_file(model):
@@ -157,46 +153,73 @@ def published(
                 "alias_before": before,
                 "alias_after": after,
             }
-            finished = True
-        finally:
-            if not finished:
-                _undo(folder)
-        settle(folder)
 
 
-def roll_back(folder: Path, lock: Path) -> str | None:
-    """Undo what a run that did not end well has published; gives a sentence where there was something to undo.
+@contextmanager
+def published_here(folder: Path, home: Path) -> Iterator[None]:
+    """The same for a model that is registered nowhere: left by an error, the summary does not say that it is published.
 
     Args:
         folder: of the run.
-        lock: as for `published`: who publishes meanwhile is waited for.
+        home: the workspace.
     """
-    if not (folder / JOURNAL).exists():
+    with FileLock(home / LOCK):
+        _undo(home)
+        with _noted(home, folder, None):
+            yield
+
+
+def roll_back(home: Path) -> str | None:
+    """Undo what a run that did not end well has published; gives a sentence where an alias went back.
+
+    Args:
+        home: the workspace; who publishes meanwhile is waited for.
+    """
+    if not (home / JOURNAL).exists():
         return None
-    with FileLock(lock):
-        return _undo(folder)
+    with FileLock(home / LOCK):
+        return _undo(home)
 
 
-def _undo(folder: Path) -> str | None:
-    """Bring summary and alias back, in the order in which nothing says what is not so."""
-    note = read_json(folder / JOURNAL)
+@contextmanager
+def _noted(home: Path, folder: Path, to: Mapping[str, Any] | None) -> Iterator[None]:
+    """Hold what it takes to undo what is done inside; left by an error, it is undone."""
+    write_json(home / JOURNAL, {"folder": str(folder), "to": to})
+    finished = False
+    try:
+        yield
+        finished = True
+    finally:
+        if not finished:
+            _undo(home)
+    (home / JOURNAL).unlink(missing_ok=True)
+
+
+def _undo(home: Path) -> str | None:
+    """Bring summary and alias back, in the order in which nothing says what is not so; a finished run stays as it is."""
+    note = read_json(home / JOURNAL)
     if note is None:
         return None
-    place, version, before = Place(note["uri"], note["name"], note["alias"]), note["version"], note["before"]
+    folder, to, said = Path(note["folder"]), note["to"], None
+    if (read_json(folder / RUN) or {}).get("status") != "finished":
+        try:
+            withdraw(folder)
+        finally:  # a full disk does not keep the alias from going back
+            if to is not None and to["before"] != to["version"]:
+                said = _move_back(Place(to["uri"], to["name"], to["alias"]), to["version"], to["before"])
+    (home / JOURNAL).unlink(missing_ok=True)
+    return said
+
+
+def _move_back(place: Place, version: str, before: str | None) -> str | None:
+    """Let the alias point to where it was, unless somebody has moved it since; gives a sentence where it was moved."""
     said = None
-    try:
-        withdraw(folder)
-    finally:  # a full disk does not keep the alias from going back
-        if before != version:
-            if place.alias is not None and place.version() == version:
-                place.move(before)
-                where = f"back to version {before}" if before is not None else "taken away, as it was before"
-                said = (
-                    f"{place.name}: a start that did not finish published version {version}; alias {place.alias} is "
-                    f"{where}"
-                )
-            place.tag(version, {STATUS: "rolled_back"})
-    settle(folder)
+    if place.alias is not None and place.version() == version:
+        place.move(before)
+        where = f"back to version {before}" if before is not None else "taken away, as it was before"
+        said = f"{place.name}: a start that did not finish published version {version}; alias {place.alias} is {where}"
+    with _if_there():
+        place.tag(version, {STATUS: "rolled_back"})
     return said
 
 
@@ -207,9 +230,17 @@ def withdraw(folder: Path) -> None:
         write_json(folder / SUMMARY, said | {"status": PUBLISHING} | dict.fromkeys(KNOWN_LAST))
 
 
-def settle(folder: Path) -> None:
-    """Forget the intention: the run is finished, or what it did is undone."""
-    (folder / JOURNAL).unlink(missing_ok=True)
+@contextmanager
+def _if_there() -> Iterator[None]:
+    """Pass over a model or version that the registry does not have, or has no more."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            raise
 
 
 def _registered_digest(tracker: Tracker, place: Place, version: str, aside: Path) -> str:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from curation.errors import LedgerError
+from curation.unlearning.statuses import PUBLISHED
 from flows.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from curation.unlearning.ledger import Ledger
 
 FOLDER = "purge"
 """In the workspace: the journals of purges that are not finished."""
@@ -68,6 +73,20 @@ class Journal:
         file = _file(home, self.claim)
         for path in (*file.parent.glob(f".{file.name}.*"), file):
             path.unlink(missing_ok=True)
+
+
+def forget_closed(home: Path, ledger: Ledger) -> None:
+    """Remove the journals of batches that this ledger has closed: a run was killed just before it would have."""
+    for file in (home / FOLDER).glob("*.json"):
+        journal = Journal.of(home, file.stem)
+        if journal is None:
+            continue
+        try:
+            batch = ledger.batch(journal.batch)
+        except LedgerError:  # of another ledger
+            continue
+        if batch.digest == journal.claim and batch.status == PUBLISHED:
+            journal.remove(home)
 
 
 def _file(home: Path, claim: str) -> Path:

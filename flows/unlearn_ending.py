@@ -15,7 +15,7 @@ from flows import approval
 from flows.errors import StageError
 from flows.files import copy_atomic, digest_file
 from flows.outputs import SUMMARY, RunFolder
-from flows.publishing import EVIDENCE_TAG, PUBLISHING, Place, published, register, roll_back, settle
+from flows.publishing import EVIDENCE_TAG, PUBLISHING, Place, published, published_here, register
 from flows.recorded import RecordedRun, recording
 from flows.runner import Finished
 from flows.unlearn_evidence import FILES as EVIDENCE
@@ -141,23 +141,16 @@ class EndingRun(RecordedRun):
         self._folder = RunFolder(Path(journal.folder), journal.digest, "output_dir")
         published = self._folder.finished(self.code, self.screen.line)
         if published is not None:  # killed between its end and that of its requests
-            settle(self._folder.path)
             self._forget(journal, published)
             self.unchanged = published
             return True
         self._folder.take()
         with recording():
             self.tracker.start(self.config.name, {}, resume=self._folder.mlflow_run_id)
-            roll_back(self._folder.path, self.publishing_lock)
         self.publication = purging.content_of(journal).publication
         self.screen.line(f"going on with the purge of batch {batch.number}, which was interrupted")
         self.unchanged = self.purge()
         return True
-
-    @property
-    def publishing_lock(self) -> Path:
-        """What keeps runs of this workspace from publishing at once."""
-        return self.config.workspace / "publishing.lock"
 
     def follows(self) -> list[str]:
         """What becomes of an unlearned model and of what is left of the records, a sentence each: who approves, approves that."""
@@ -203,7 +196,8 @@ class EndingRun(RecordedRun):
             yield {} if place is None else {"alias": place.alias, "alias_before": version, "alias_after": version}
             return
         if to.name is None or to.version is None:
-            yield {"status": PUBLISHED}
+            with published_here(self.folder.path, self.config.workspace):
+                yield {"status": PUBLISHED}
             return
         place = Place(
             self.tracker.uri, to.name, to.alias
@@ -223,7 +217,7 @@ class EndingRun(RecordedRun):
                 to.version,
                 tags,
                 lambda: problems_of(self, evidence, model),
-                self.publishing_lock,
+                self.config.workspace,
             ) as found:
                 yield {"status": PUBLISHED, **found}
             finished = True

@@ -55,15 +55,17 @@ class WeightsSection(Section):
     """How hard each record is pushed out of the model."""
 
     method: Literal["guard", "guard-dynamic", "uniform", "random"] = Field(
-        default="guard",
-        description="guard spares records that share their gradient with what stays; guard-dynamic weighs them anew while "
-        "it unlearns; random is as uneven as guard, without its reason.",
+        default="guard-dynamic",
+        description="guard spares records that share their gradient with what stays, under the model as it was; guard-dynamic "
+        "weighs them anew while it unlearns; random is as uneven as guard, without its reason.",
     )
     temperature: float = Field(
         default=2.0, ge=1, description="Of the weights, in standard deviations of the alignments; higher = more even."
     )
-    score: Literal["dot", "cosine"] = Field(
-        default="dot", description="Alignment with what stays: the product of the gradients, or its cosine."
+    score: Literal["dot", "cosine"] | None = Field(
+        default=None,
+        description="Alignment with what stays: the product of the gradients, or its cosine; empty: the cosine for guard-dynamic "
+        "where the way has it, else the product.",
     )
     way: Literal["auto", "factors", "activations", "two_forwards", "forward_mode"] = Field(
         default="auto",
@@ -72,7 +74,7 @@ class WeightsSection(Section):
         "layer's gradient is not known.",
     )
     refresh_every: int | None = Field(
-        default=None, ge=1, description="Optimizer steps between two weighings of guard-dynamic; empty: 10."
+        default=None, ge=1, description="Optimizer steps between two weighings of guard-dynamic; empty: 5."
     )
 
     def problems(self) -> list[str]:

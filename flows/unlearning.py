@@ -9,9 +9,10 @@ from typing import Any
 
 from flows import approval
 from flows.earlier import check_earlier
-from flows.files import copy_atomic
+from flows.files import copy_atomic, digest_of
 from flows.modelling import checkpoint_of, index_of
-from flows.publishing import PUBLISHING, roll_back, settle
+from flows.publishing import PUBLISHING, roll_back
+from flows.purge_journal import forget_closed
 from flows.recorded import recording
 from flows.requests import named_ids
 from flows.runner import Finished
@@ -50,27 +51,32 @@ class UnlearnRun(EndingRun):
         check_secrets(self.config)
         if self.config.model.registered is not None:
             ledger = self.requests.ledger if self.requests is not None else None
-            check_earlier(self.config.model.registered, self.tracker.tags(self.config.model.registered), ledger)
+            tags = self.tracker.tags(self.config.model.registered)
+            check_earlier(self.config.model.registered, tags, ledger, self.config.request.dataset)
         if self.config.purge:
             from flows import purging
 
             purging.check_given(self.config)
 
     def prepare(self) -> None:
-        """As of every run; what a former run has left to do, a purge or word to the ledger, is done now.
+        """As of every run; what a former run has left to do, to take back or finish, is done now.
 
         Raises:
             ConfigError: there is no such ledger or file of ids, or another process works on the requests.
         """
+        with recording():
+            undone = roll_back(self.config.workspace)
+        if undone is not None:
+            self.screen.line(f"warning: {undone}")
         self.ids = named_ids(self.config.request.model_dump())
         if self.config.request.ledger:
             self.requests = Requests.claim(self.config.request, self.config.workspace)
+            forget_closed(self.config.workspace, self.requests.ledger)
             if self.requests.batch is not None and self.goes_on(self.requests.batch):
                 return
             self.ids = self.requests.ids
         super().prepare()
         if self.unchanged is not None:
-            settle(self.folder.path)
             self.close(self.unchanged)
 
     def settled(self, summary: Mapping[str, Any]) -> bool:
@@ -78,15 +84,6 @@ class UnlearnRun(EndingRun):
         if summary["status"] == approval.REJECTED:
             return approval.evidence_of(self.folder.path) is None
         return summary["status"] not in (approval.AWAITING, approval.EXPIRED)
-
-    def begin(self, flow_run_id: str | None) -> str | None:
-        """As of every run; what an earlier start has published without coming to its end is taken back first."""
-        killed = super().begin(flow_run_id)
-        with recording():
-            undone = roll_back(self.folder.path, self.publishing_lock)
-        if undone is not None:
-            self.screen.line(f"warning: {undone}")
-        return killed
 
     def identity(self) -> dict[str, Any]:
         """As of every run, and which records it is about: of the ledger those of the batch as it was claimed."""
@@ -131,6 +128,8 @@ class UnlearnRun(EndingRun):
         for warning in done.values["warnings"]:
             self.screen.line(f"warning: {warning}")
         said = {"run": self.folder.digest, "records": records.values["records"], "weights": done.digest}
+        if self.config.approval.required:  # what is approved: asked anew for another end, the batch is begun again
+            said["follows"] = digest_of(self.follows())
         self.advance("weighed", said)
         return done
 

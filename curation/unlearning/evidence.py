@@ -181,7 +181,8 @@ def published(path: Path, ledger: Ledger) -> Event | None:
     place = read(path)["ledger"]
     if place is None:
         return None
-    return _published(ledger, place.get("batch"))
+    done, whole = _published(ledger, place.get("batch")), hashlib.sha256(path.read_bytes()).hexdigest()
+    return done if done is not None and done.details.get(DIGEST, whole) == whole else None
 
 
 def _published(ledger: Ledger, batch: object) -> Event | None:

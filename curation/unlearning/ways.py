@@ -21,13 +21,13 @@ class Aligner:
         forget: the records.
         retain: rows that stay.
         way: auto: by activations where every layer of the model is one that `lorif_core` attributes, else by two forwards.
-        cosine: divide by the norms of both gradients; by activations only.
+        cosine: divide by the norms of both gradients, which activations alone can; None: where it is by activations.
 
     Raises:
         AlignmentError: a cosine in another way.
     """
 
-    def __init__(self, forget: Rows, retain: Rows, way: PassWay = "auto", *, cosine: bool = False) -> None:
+    def __init__(self, forget: Rows, retain: Rows, way: PassWay = "auto", *, cosine: bool | None = False) -> None:
         if cosine and way not in ("auto", "activations"):
             raise AlignmentError(f"a cosine needs each record's own gradient, which {way} has not: take activations")
         self.forget, self.retain, self.cosine = forget, retain, cosine
@@ -44,5 +44,5 @@ class Aligner:
             self._way = "activations" if is_covered(model) else "two_forwards"
         if self._way == "activations":
             self._plan = self._plan or plan_of(model, self.forget)
-            return by_activations(model, self.forget, self.retain, cosine=self.cosine, plan=self._plan)
+            return by_activations(model, self.forget, self.retain, cosine=self.cosine is not False, plan=self._plan)
         return (by_two_forwards if self._way == "two_forwards" else by_forward_mode)(model, self.forget, self.retain)

@@ -26,9 +26,9 @@ from curation.unlearning.ways import Aligner
 from flows.environment import threads_default
 from flows.files import write_json
 from flows.stages.common import Arguments, Output, Progress, new_model, open_data, trained_model
-from flows.stages.weighing import read_weights, split_rows
+from flows.stages.weighing import by_cosine, read_weights, split_rows
 
-RENEW_EVERY = 10
+RENEW_EVERY = 5
 RENEWED_BY = 32
 """Rows that stay whose mean gradient weights are renewed by, evenly spaced."""
 CHECKPOINT = "unlearned.ckpt"
@@ -130,7 +130,7 @@ def _refresh(options: dict[str, Any], forget: Rows, retain: Rows) -> Refresh | N
         return None
     every = options["refresh_every"] or RENEW_EVERY
     some = replace(retain, positions=evenly_spaced(retain.positions, RENEWED_BY))
-    aligner = Aligner(forget, some, options["way"], cosine=options["score"] == "cosine")
+    aligner = Aligner(forget, some, options["way"], cosine=by_cosine(options))
     return Refresh(every, options["temperature"], aligner)
 
 

@@ -73,12 +73,19 @@ def read_weights(path: str) -> Weights:
 def _alignment(arguments: Arguments, data: ExampleData, forget: Rows, retain: Rows) -> Alignment:
     """Of the records, in the way asked for; by default from the index where there is one."""
     options, index = arguments["weights"], arguments["index_path"]
-    way, cosine = options["way"], options["score"] == "cosine"
+    way, cosine = options["way"], by_cosine(options)
     if way == "factors" or (way == "auto" and index is not None and options["method"] == "guard"):
         store = FactorStore.open(checkout(index))
-        return by_factors(store, forget.positions, retain.positions, tokens_of(data), cosine=cosine)
+        return by_factors(store, forget.positions, retain.positions, tokens_of(data), cosine=bool(cosine))
     aligner = Aligner(forget, retain, way, cosine=cosine)
     return aligner(trained_model(arguments, data, arguments["checkpoint"]))
+
+
+def by_cosine(options: dict[str, Any]) -> bool | None:
+    """Whether alignments are cosines; None: where the way has them."""
+    if options["score"] is None:
+        return None if options["method"] == "guard-dynamic" else False
+    return bool(options["score"] == "cosine")
 
 
 def tokens_of(data: ExampleData) -> np.ndarray:

@@ -114,8 +114,9 @@ class Trial:
         return float((self.folder / f"{part}.txt").read_text())
 
     def run(self) -> Path:
-        """The folder of the run that was begun last."""
-        return max((self.home / "runs").iterdir(), key=lambda path: (path / "run.json").stat().st_mtime)
+        """The folder of the run with the evidence: another one, killed just before its end, may have found nothing to do."""
+        runs = (self.home / "runs").iterdir()
+        return max(runs, key=lambda run: ((run / "evidence.json").exists(), (run / "run.json").stat().st_mtime))
 
     def check_documents(self) -> None:
         """Nothing says what has not happened, at whatever moment this is."""
@@ -145,7 +146,7 @@ class Trial:
         (model,) = Path(source.removeprefix("file://")).glob("*.ckpt")
         assert digest_file(model) == digest_file(run / "model.ckpt") == said["hashes"][0]["after"]
         assert self.mlflow("SELECT status FROM runs WHERE run_uuid = ?", summary["mlflow_run_id"]) == [("FINISHED",)]
-        assert not (run / JOURNAL).exists()
+        assert not (self.home / JOURNAL).exists()
         assert not purge or (not list((self.home / "purge").iterdir()) and not self.search.folder(self.home).where)
         return dict(said["purge"] or {}) | {"model": digest_file(model)}
 

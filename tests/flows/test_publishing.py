@@ -11,8 +11,8 @@ import pytest
 
 from flows.errors import StageError
 from flows.files import read_json, write_json
-from flows.outputs import SUMMARY
-from flows.publishing import JOURNAL, KNOWN_LAST, Place, published, register, roll_back
+from flows.outputs import RUN, SUMMARY
+from flows.publishing import JOURNAL, KNOWN_LAST, Place, published, published_here, register, roll_back
 from flows.schema import TrackingSection
 from flows.tracking import Tracker
 
@@ -24,7 +24,6 @@ def tracker(workspace: Path) -> Tracker:
     return made
 
 
-LOCK = "publishing.lock"
 Publish = Callable[..., Any]
 
 
@@ -40,7 +39,7 @@ def publish(tracker: Tracker, tmp_path: Path, request: pytest.FixtureRequest) ->
         trained = tracker.training(place.name, content.hex(), checkpoint=model, **nothing)
         version = register(tracker, place, trained, {})
         return published(
-            tracker, place, tmp_path, model, version, {"curate.evidence": "e"}, lambda: list(problems), tmp_path / LOCK
+            tracker, place, tmp_path, model, version, {"curate.evidence": "e"}, lambda: list(problems), tmp_path
         )
 
     return place, publishing
@@ -86,8 +85,7 @@ def test_what_does_not_hold_is_never_published(publish: tuple[Place, Publish], t
 
 def test_a_start_that_was_killed_is_undone_by_the_next(publish: tuple[Place, Publish], tmp_path: Path) -> None:
     place, publishing = publish
-    lock = tmp_path / LOCK
-    assert roll_back(tmp_path, lock) is None
+    assert roll_back(tmp_path) is None
     with publishing(b"one"):
         pass
     block = publishing(b"two")
@@ -96,20 +94,39 @@ def test_a_start_that_was_killed_is_undone_by_the_next(publish: tuple[Place, Pub
     note = read_json(tmp_path / JOURNAL)
     assert note is not None and place.version() == "2"
     with ThreadPoolExecutor(1) as another:  # the block has the lock: whoever publishes is waited for
-        waiting = another.submit(roll_back, tmp_path, tmp_path / LOCK)
+        waiting = another.submit(roll_back, tmp_path)
         with pytest.raises(TimeoutError):
             waiting.result(timeout=0.3)
         assert place.version() == "2"
         (tmp_path / JOURNAL).unlink()  # as once it has ended well
         block.__exit__(None, None, None)
         assert waiting.result() is None and place.version() == "2"
-    # what kill -9 leaves: the note in the folder, the alias on the new version, and perhaps the summary
+    # what kill -9 leaves: the note in the workspace, the alias on the new version, and perhaps the summary
     write_json(tmp_path / JOURNAL, note)
-    assert "version 2; alias champion is back to version 1" in str(roll_back(tmp_path, lock))
+    assert "version 2; alias champion is back to version 1" in str(roll_back(tmp_path))
     assert place.version() == "1" and not (tmp_path / JOURNAL).exists()
     assert read_json(tmp_path / SUMMARY) == {"status": "publishing", "name": "people"} | dict.fromkeys(KNOWN_LAST)
     write_json(tmp_path / JOURNAL, note)
     place.move("2")
     place.move(None)  # somebody has taken it away since: it is theirs
-    assert roll_back(tmp_path, lock) is None and place.version() is None
+    assert roll_back(tmp_path) is None and place.version() is None
     assert not (tmp_path / JOURNAL).exists()
+    write_json(tmp_path / JOURNAL, note)
+    place.move("2")
+    write_json(tmp_path / RUN, {"status": "finished"})
+    assert roll_back(tmp_path) is None and place.version() == "2", "a finished run stays published"
+    assert not (tmp_path / JOURNAL).exists()
+
+
+def test_what_is_registered_nowhere_is_taken_back_too(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "one"
+    with pytest.raises(OSError, match="disk is full"), published_here(run, tmp_path):
+        write_json(run / SUMMARY, {"status": "published"})
+        raise OSError("disk is full")
+    assert (read_json(run / SUMMARY) or {})["status"] == "publishing" and not (tmp_path / JOURNAL).exists()
+    with published_here(run, tmp_path):
+        note = read_json(tmp_path / JOURNAL)
+        write_json(run / SUMMARY, {"status": "published"})
+    assert (read_json(run / SUMMARY) or {})["status"] == "published" and not (tmp_path / JOURNAL).exists()
+    write_json(tmp_path / JOURNAL, note or {})
+    assert roll_back(tmp_path) is None and (read_json(run / SUMMARY) or {})["status"] == "publishing"

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from curation.unlearning.ledger import Ledger
 from flows.errors import ConfigError
 from flows.outputs import RunFolder
-from flows.purge_journal import Journal
+from flows.purge_journal import Journal, forget_closed
 from flows.purging import check_given
 from flows.unlearn_schema import UnlearnConfig
 from flows.unlearning import UnlearnRun
@@ -38,6 +39,23 @@ def test_a_journal_is_of_one_batch_whatever_other_ledgers_call_theirs(tmp_path: 
     (tmp_path / "purge" / f".{'a' * 64}.json.77.tmp").touch()  # of a write that was killed
     journal.remove(tmp_path)
     assert Journal.of(tmp_path, "a" * 64) is None and not list((tmp_path / "purge").iterdir())
+
+
+def test_the_journal_of_a_closed_batch_is_removed_by_its_own_ledger(tmp_path: Path) -> None:
+    ledger, other = Ledger(tmp_path / "ledger.db"), Ledger(tmp_path / "other.db")
+    for one in (ledger, other):
+        one.submit(["ann"], "asked to")
+    batch = ledger.drain()
+    assert batch is not None
+    left = Journal(batch.number, batch.digest, "", "", [], "", "", None, [], [], False, {}, [], {}, {}).write(tmp_path)
+    forget_closed(tmp_path, ledger)
+    assert Journal.of(tmp_path, batch.digest) == left, "not closed yet"
+    for status in ("weighed", "unlearned", "verified", "published"):
+        batch = ledger.advance(batch, status, {})
+    forget_closed(tmp_path, other)
+    assert Journal.of(tmp_path, batch.digest) == left, "another's"
+    forget_closed(tmp_path, ledger)
+    assert Journal.of(tmp_path, batch.digest) is None
 
 
 def test_mlflow_is_not_told_the_records_by_the_command_line(tmp_path: Path) -> None:

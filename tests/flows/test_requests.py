@@ -87,6 +87,7 @@ def test_evidence_is_checked(tmp_path: Path, workspace: Path, capsys: pytest.Cap
     ledger.advance(batch, "published", {"digest": digest})
     found = json.loads(said(capsys, "verify-evidence", str(path), "--json", code=1))
     assert "event 8 says that a model with another evidence file was published" in str(found["problems"])
+    assert found["published"] is None, "not this one"
     path.write_text(whole)
     assert said(capsys, "verify-evidence", str(path)).startswith("published: event 8, ")
 

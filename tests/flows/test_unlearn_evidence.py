@@ -53,16 +53,21 @@ def test_a_model_unlearned_before_is_unlearned_again_with_its_own_ledger_only(tm
     requests, ledger = answered(tmp_path, ["ann"], {"ann", "bob"})
     path = evidence.write(tmp_path, example(ledger, ["ann"]), ledger, requests.batch)
     tags = {"curate.run": "r", "curate.evidence": digest_file(path)}
-    check_earlier("models:/people@champion", {"curate.run": "r"}, None)
-    check_earlier("models:/people@champion", tags, ledger)
+    check_earlier("models:/people@champion", {"curate.run": "r"}, None, "default")
+    with pytest.raises(ConfigError, match="has not published it"):
+        check_earlier("models:/people@champion", tags, ledger, "default")
+    requests.close(published(tmp_path) | {"evidence": str(path)})
+    check_earlier("models:/people@champion", tags, ledger, "default")
+    with pytest.raises(ConfigError, match=r"has not published it for request\.dataset people"):
+        check_earlier("models:/people@champion", tags, ledger, "people")
     for other, said in (
         (None, "takes no requests"),
-        (Ledger(tmp_path / "other.db"), "the ledger of this run is another"),
+        (Ledger(tmp_path / "other.db"), "the ledger of this run has not published it"),
     ):
         with pytest.raises(
             ConfigError, match=f"models:/people@champion was unlearned of other records before .* {said}"
         ):
-            check_earlier("models:/people@champion", tags, other)
+            check_earlier("models:/people@champion", tags, other, "default")
 
 
 def test_a_batch_left_by_a_crash_tells_of_the_run_that_went_on_with_it(tmp_path: Path) -> None:

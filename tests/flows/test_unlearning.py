@@ -97,7 +97,7 @@ def test_what_a_newton_step_has_no_use_for_is_told() -> None:
             }
         )
     assert "unlearn.lr, unlearn.retain_rows: newton is one step" in str(caught.value)
-    assert "set it to uniform, got guard" in str(caught.value)
+    assert "set it to uniform, got guard-dynamic" in str(caught.value)
     tree = {"data": {"class_path": "Digits"}, "request": {"ids": [1]}, "weights": {"method": "uniform"}}
     config = UnlearnConfig.model_validate(tree | {"unlearn": {"objective": "newton"}})
     assert UnlearnConfig.model_validate(config.model_dump(mode="json")) == config  # the file a run writes repeats it
@@ -118,6 +118,8 @@ def test_a_password_that_would_be_kept_is_refused(place: str) -> None:
         ({"score": "cosine", "way": "two_forwards"}, "weights.score, weights.way: cosine needs each record's own"),
         ({"method": "guard-dynamic", "way": "factors"}, "weights.way: an index is of the model as it was"),
         ({"method": "guard-dynamic", "score": "cosine", "refresh_every": 5}, None),
+        ({"way": "factors"}, "or weights.method to guard"),
+        ({"way": "two_forwards"}, None),
         ({"score": "cosine"}, None),
     ],
 )
@@ -137,7 +139,7 @@ def test_the_help_lists_every_key_and_imports_no_torch() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.strip().endswith("[]")
-    assert "--weights.method guard|guard-dynamic|uniform|random [guard]" in result.stdout
+    assert "--weights.method guard|guard-dynamic|uniform|random [guard-dynamic]" in result.stdout
 
 
 def test_what_is_wrong_with_request_or_objective_ends_before_training(
@@ -182,7 +184,7 @@ def test_a_failed_check_publishes_nothing_or_what_never_saw_the_records(
     assert UNLIKE in said  # its comparison does not pass such a tolerance either
     told = json.loads(said)
     assert told["publication"] == {"name": "people", "version": "1", "alias": "champion"}
-    assert told["rejected"] == {"name": "npo, guard", "verdict": failed["verdict"]}
+    assert told["rejected"] == {"name": "npo, guard-dynamic", "verdict": failed["verdict"]}
     assert [point["step"] for point in told["history"]] == [0, 1, 2], "of what was rejected, from the model as it was"
     assert "Loss during the unlearning that was rejected" in page and page.count("<polyline") == 6
     assert "person-00/award" not in said + page and "person-00/book" not in said + page

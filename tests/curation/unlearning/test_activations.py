@@ -100,6 +100,9 @@ def test_the_way_asked_for_is_taken_and_auto_is_what_the_model_allows():
     model = Language()
     assert np.abs(cosines(model).values).max() <= 1
     np.testing.assert_array_equal(cosines(model).values, cosines(model).values)
+    either = [Aligner(*rows, cosine=None)(each) for each in (model, Odd())]
+    np.testing.assert_array_equal(either[0].values, cosines(model).values)
+    assert either[1].way == "two_forwards"
     with pytest.raises(AlignmentError, match="take activations"):
         Aligner(*rows, "two_forwards", cosine=True)
     with pytest.raises(AlignmentError, match="odd: Bilinear"):

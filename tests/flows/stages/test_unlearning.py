@@ -108,7 +108,7 @@ def test_a_model_unlearns_and_loads_as_its_own(tmp_path: Path) -> None:
     job = arguments(
         tmp_path,
         {"ids": PERSON},
-        weights={"way": "factors"},
+        weights={"method": "guard", "way": "factors"},
         unlearn={"objective": "npo", "max_epochs": 2, "batch_size": 2, "options": {"retain": "kl"}},
     )
     data = open_data(job)
