@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from flows.worker import Worker
+from tests.killing import Server, server_of
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +45,15 @@ def one_stage_process() -> Iterator[None]:
     for worker in made:
         Worker.close(worker)
         Worker.stop(worker)
+
+
+@pytest.fixture(scope="module")
+def server(prefect_server: None, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """Runs the module's `STEPS` in processes that can be killed, with the tests' own Prefect."""
+    from prefect.settings import PREFECT_API_URL
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        with server_of(request.module.__name__) as server:
+            yield server

@@ -9,7 +9,7 @@ import shutil
 import sqlite3
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from flows.files import digest_file, read_json
 from flows.publishing import JOURNAL
 from flows.unlearning import UnlearnRun
 from tests.flows.test_unlearning import TINY
-from tests.killing import Server, server_of
+from tests.killing import Server
 
 KILLS = 12
 IDS = ["person-00/award", "person-00/book"]
@@ -64,17 +64,6 @@ def watched(part: str, call: Callable[..., Any], plan: dict[str, Any], file: Pat
 
 
 STEPS = {"handle": handle}
-
-
-@pytest.fixture(scope="module")
-def server(prefect_server: None) -> Iterator[Server]:
-    from prefect.settings import PREFECT_API_URL
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        with server_of("tests.flows.test_publish_kills") as server:
-            yield server
 
 
 class Trial:

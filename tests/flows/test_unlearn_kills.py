@@ -7,7 +7,6 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from curation.unlearning import evidence
 from curation.unlearning.ledger import Ledger
 from flows.cli import main
 from tests.flows.test_unlearning import TINY
-from tests.killing import Server, server_of
+from tests.killing import Server
 
 REQUESTS = (["person-00/award", "person-00/book"], ["person-00/book", "person-01/award"], ["person-02/book"])
 WAY = ("claimed", "weighed", "unlearned", "retrained", "verified", "evidence", "published")
@@ -43,17 +42,6 @@ def handle(folder: Path) -> None:
 
 
 STEPS = {"handle": handle}
-
-
-@pytest.fixture(scope="module")
-def server(prefect_server: None) -> Iterator[Server]:
-    from prefect.settings import PREFECT_API_URL
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        with server_of("tests.flows.test_unlearn_kills") as server:
-            yield server
 
 
 def weights(folder: Path, pattern: str) -> dict[str, torch.Tensor]:

@@ -11,23 +11,31 @@ import torch
 from torch import Tensor
 
 from lorif_core import StoreError, kernels, mapping, scoring, shards
+from lorif_core.kernels import Kernel
 from lorif_core.mapping import MappedFile, advice
 from lorif_core.scoring import all_scores, prepared
+from lorif_core.shards import Shard
 from tests.lorif_core.test_scoring import BITS, CPU, SHARD, brute_force, close, index, inverses, normal, queries_of
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason="llvmlite is not installed")
 
 
-@pytest.mark.parametrize("keep", [0.0, 0.6, 1.0])
-def test_a_kernel_names_the_file_that_shrinks_under_it(keep: float, tmp_path: Path) -> None:
-    """Rows it could read are scored as ever; where the file ends before them, an error says so."""
-    store = index(tmp_path, 1, 16, rows=SHARD)
+def scored(folder: Path) -> tuple[Shard, Kernel, Tensor, Tensor]:
+    """An index's only shard, a kernel of a layer, its scores [2, SHARD], and room for them once more."""
+    store = index(folder, 1, 16, rows=SHARD)
     (shard,) = shards.stream(store)
     layer = store.manifest.layers[0]
     kernel = kernels.prepare(layer, 16, queries_of(store, 2)[layer.name])
     assert kernel is not None
     scores, again = torch.zeros(2, 2, SHARD + kernel.rows)[..., :SHARD]
     kernel.add_scores(shard, 0, scores)
+    return shard, kernel, scores, again
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.6, 1.0])
+def test_a_kernel_names_the_file_that_shrinks_under_it(keep: float, tmp_path: Path) -> None:
+    """Rows it could read are scored as ever; where the file ends before them, an error says so."""
+    shard, kernel, scores, again = scored(tmp_path)
     os.truncate(shard.file.path, int(keep * shard.entry.bytes))
     if keep == 1:
         kernel.add_scores(shard, 0, again)
@@ -83,13 +91,7 @@ def test_layers_too_large_for_a_kernel_are_scored_without_one(tmp_path: Path, mo
 
 @pytest.mark.skipif(not advice(), reason="nothing is mapped here")
 def test_where_asking_is_refused_a_kernel_scores_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = index(tmp_path, 1, 16, rows=SHARD)
-    (shard,) = shards.stream(store)
-    layer = store.manifest.layers[0]
-    kernel = kernels.prepare(layer, 16, queries_of(store, 2)[layer.name])
-    assert kernel is not None
-    scores, again = torch.zeros(2, 2, SHARD + kernel.rows)[..., :SHARD]
-    kernel.add_scores(shard, 0, scores)
+    shard, kernel, scores, again = scored(tmp_path)
     monkeypatch.setattr(kernels, "advice", lambda: 9999)  # which no kernel knows: EINVAL
     kernel.add_scores(shard, 0, again)
     assert bool(scores.any()) and torch.equal(scores, again)
