@@ -43,8 +43,8 @@ UNCHAINED = "The run had no ledger: that this file is as it was written shows by
 """One more of them, where that is so."""
 
 TO_BE_PUBLISHED = (
-    "This was written before the model was put to use. That it then was is said by the ledger's event `published`, which holds "
-    "the digest of this file, and without a ledger by the summary of the run."
+    "This was written before the model was put to use. That it then was is said by the ledger's event of its publication, which "
+    "holds the digest of this file, and without a ledger by the summary of the run."
 )
 """What is said of a run whose evidence is of a model that passed."""
 

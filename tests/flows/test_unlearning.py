@@ -202,7 +202,7 @@ def test_requests_of_the_ledger_end_with_purge_and_evidence_once_approved_whatev
         assert main(["requests", "submit", "--ids", str(tmp_path / name), "--reason", "asked to", *place]) == 0
     ledger = ("--request.ledger", "true", "--request.where.column", "null", "--request.where.values", "[]")
     asked = (*ledger, "--fallback", "retrain", "--approval.required", "true", "--tracking.register_as", "people")
-    asked += ("--purge", "true", "--weights.way", "factors")
+    asked += ("--purge", "true", "--weights.method", "guard", "--weights.way", "factors")
     assert curate(*asked) == 0
     (waiting,) = summaries(tmp_path)
     assert waiting["status"] == "awaiting_approval"
