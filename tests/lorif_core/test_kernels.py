@@ -12,12 +12,10 @@ from torch import Tensor
 
 from lorif_core import StoreError, kernels, mapping, scoring, shards
 from lorif_core.kernels import Kernel
-from lorif_core.mapping import MappedFile, advice
+from lorif_core.mapping import MappedFile
 from lorif_core.scoring import all_scores, prepared
 from lorif_core.shards import Shard
 from tests.lorif_core.test_scoring import BITS, CPU, SHARD, brute_force, close, index, inverses, normal, queries_of
-
-pytestmark = pytest.mark.skipif(not kernels.available(), reason="llvmlite is not installed")
 
 
 def scored(folder: Path) -> tuple[Shard, Kernel, Tensor, Tensor]:
@@ -89,7 +87,6 @@ def test_layers_too_large_for_a_kernel_are_scored_without_one(tmp_path: Path, mo
     close(scores, brute_force(store, gradients, found))
 
 
-@pytest.mark.skipif(not advice(), reason="nothing is mapped here")
 def test_where_asking_is_refused_a_kernel_scores_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shard, kernel, scores, again = scored(tmp_path)
     monkeypatch.setattr(kernels, "advice", lambda: 9999)  # which no kernel knows: EINVAL
