@@ -131,6 +131,7 @@ class Test:
         n: records, or pairs, that it was taken on.
         p: p-value against the null.
         p_holm: the same after Holm's correction for all tests of this file.
+        before: the same figure of the model as it was.
     """
 
     name: str
@@ -141,6 +142,7 @@ class Test:
     n: int
     p: float | None = None
     p_holm: float | None = None
+    before: float | None = None
 
 
 @dataclass(frozen=True)

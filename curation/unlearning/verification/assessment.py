@@ -17,7 +17,7 @@ from torch import nn
 from curation.unlearning.evidence_model import Test
 from curation.unlearning.verification.comparisons import comparisons
 from curation.unlearning.verification.intervals import ForgetQuality, forget_quality, gap_in_seed_sds
-from curation.unlearning.verification.klom import KLOM, klom_of_one
+from curation.unlearning.verification.klom import KLOM, LEAST_MODELS, klom_of_one
 from curation.unlearning.verification.panel import Panel, measure
 from curation.unlearning.verification.plain import plain
 from curation.unlearning.verification.quantisation import quantised
@@ -31,8 +31,6 @@ WORST_RETAINED = 10
 """Retained rows told as the ones that suffered most."""
 RELATIVE = ("forget_quality", "privleak", "mia_reference")
 """Metrics that compare with retrained_0, which therefore has no such figure of its own."""
-LEAST_KLOM = 3
-"""Retrained models that KLOM needs."""
 
 
 @dataclass(frozen=True)
@@ -200,12 +198,12 @@ def assess(
         panels,
         verdicts,
         kept(panels["before"], found, references, options.retain_drop),
-        comparisons(found, references, quality, null, verdicts, options.seed),
+        comparisons(panels["before"], found, references, quality, null, verdicts, options.seed),
         _gaps(found, references),
         quality,
         null,
         klom_of_one(found.margins_forget, np.array([panel.margins_forget for panel in references]))
-        if len(references) >= LEAST_KLOM
+        if len(references) >= LEAST_MODELS
         else None,
         _collateral(records, panels["before"].losses_retain, found.losses_retain),
         options,

@@ -14,7 +14,8 @@ from scipy import stats
 
 from curation.unlearning.evidence_model import Test
 from curation.unlearning.verification.intervals import ForgetQuality, bootstrap, holm
-from curation.unlearning.verification.panel import Panel
+from curation.unlearning.verification.klom import LEAST_MODELS, klom_of_one, shifts
+from curation.unlearning.verification.panel import TPR, Panel
 from curation.unlearning.verification.verdicts import Verdicts
 
 PAIRED = (
@@ -22,6 +23,8 @@ PAIRED = (
     "forget_Q_A_PARA_Prob",
     "forget_Q_A_ROUGE",
     "forget_accuracy",
+    "forget_knowmem_ROUGE",
+    "forget_verbmem_ROUGE",
     "extraction_strength",
     "exact_memorization",
 )
@@ -29,7 +32,9 @@ PAIRED = (
 UNTESTED = (
     "retain_Q_A_Prob",
     "retain_Q_A_ROUGE",
+    "retain_knowmem_ROUGE",
     "retain_Truth_Ratio",
+    "model_utility",
     "retain_accuracy",
     "forget_truth_ratio",
 )
@@ -38,6 +43,7 @@ test says the same."""
 
 
 def comparisons(
+    before: Panel,
     found: Panel,
     references: Sequence[Panel],
     quality: Sequence[ForgetQuality],
@@ -48,6 +54,7 @@ def comparisons(
     """All tests of an unlearned model; p-values are two-sided and corrected together (Holm).
 
     Args:
+        before: of the model as it was.
         found: of the unlearned model.
         references: of the retrained ones, at least one.
         quality: forget quality against each of these.
@@ -60,11 +67,18 @@ def comparisons(
         Test(f"forget_quality/retrained_{s}", *each.statistic[:3], null, each.statistic.n, each.p_value)
         for s, each in enumerate(quality)
     ]
-    tests += [_paired(name, found, references) for name in PAIRED if name in found.metrics]
-    tests += [_attacked(name, found, references) for name in found.attacks if name != "mia_reference"]
-    tests += [_shown(name, found, references) for name in UNTESTED if name in found.metrics]
+    if quality and before.forget_quality is not None:  # of the first of them, as all of a panel that compares
+        tests[0] = replace(tests[0], before=before.forget_quality.statistic.point)
+    tests += [_paired(name, before, found, references) for name in PAIRED if name in found.metrics]
+    for name in found.attacks:
+        others = [panel for panel in references if name in panel.attacks]  # retrained_0 is not attacked with itself
+        if others:
+            tests += [_attacked(name, before, found, others), _found_out(name, before, found, others)]
+    tests += [_shown(name, before, found, references) for name in UNTESTED if name in found.metrics]
     if "privleak" in found.metrics:  # against the first of them
-        tests.append(replace(_shown("privleak", found, references[:1]), null=0.0))
+        tests.append(replace(_shown("privleak", before, found, references[:1]), null=0.0))
+    if len(references) >= LEAST_MODELS:
+        tests.append(_margins(before, found, references, seed))
     for probe, gaps in verdicts.gaps.items():
         mean = bootstrap(lambda values: float(values.mean()), [gaps], seed)
         tests.append(Test(f"loss_gap/{probe}", mean.point, mean.low, mean.high, 0.0, mean.n))
@@ -79,24 +93,40 @@ def _values(metric: Mapping[str, Any]) -> np.ndarray:
     return np.array([next(iter(entry.values())) for entry in metric["value_by_index"].values()])
 
 
-def _paired(name: str, found: Panel, references: Sequence[Panel]) -> Test:
+def _paired(name: str, before: Panel, found: Panel, references: Sequence[Panel]) -> Test:
     ours = _values(found.metrics[name])
     theirs = np.mean([_values(panel.metrics[name]) for panel in references], axis=0)
     differences = ours - theirs
     p = float(stats.wilcoxon(differences).pvalue) if differences.any() else 1.0
-    return replace(_shown(name, found, references), p=p)
+    return replace(_shown(name, before, found, references), p=p)
 
 
-def _attacked(name: str, found: Panel, references: Sequence[Panel]) -> Test:
+def _attacked(name: str, before: Panel, found: Panel, references: Sequence[Panel]) -> Test:
     """An AUC against that of the retrained models; its error is that of samples that are alike."""
     attack = found.attacks[name]
     null = float(np.mean([panel.attacks[name].auc.point for panel in references]))
     p = float(2 * stats.norm.sf(abs(attack.auc.point - null) / attack.null_error))
-    return Test(name, *attack.auc[:3], null, attack.auc.n, p)
+    return Test(name, *attack.auc[:3], null, attack.auc.n, p, before=before.attacks[name].auc.point)
 
 
-def _shown(name: str, found: Panel, references: Sequence[Panel]) -> Test:
+def _found_out(name: str, before: Panel, found: Panel, references: Sequence[Panel]) -> Test:
+    """The share of records that the same attack finds at few false alarms."""
+    tpr = found.attacks[name].tpr
+    null = float(np.mean([panel.attacks[name].tpr.point for panel in references]))
+    return Test(f"{name}/{TPR}", *tpr[:3], null, tpr.n, before=before.attacks[name].tpr.point)
+
+
+def _margins(before: Panel, found: Panel, references: Sequence[Panel], seed: int) -> Test:
+    """KLOM of one model, its interval by resampling records."""
+    others = np.array([panel.margins_forget for panel in references])
+    mean = bootstrap(lambda values: float(values.mean()), [shifts(found.margins_forget, others)], seed)
+    known = klom_of_one(before.margins_forget, others)
+    return Test("klom", *mean[:3], known.null_mean, mean.n, before=known.mean)
+
+
+def _shown(name: str, before: Panel, found: Panel, references: Sequence[Panel]) -> Test:
     metric = found.metrics[name]
     there = [panel.metrics[name]["agg_value"] for panel in references if name in panel.metrics]
     count = len(metric["value_by_index"]) or len(found.losses_forget)
-    return Test(name, metric["agg_value"], metric["low"], metric["high"], float(np.mean(there)), count)
+    null, known = float(np.mean(there)), before.metrics[name]["agg_value"]
+    return Test(name, metric["agg_value"], metric["low"], metric["high"], null, count, before=known)

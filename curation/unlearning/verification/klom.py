@@ -16,6 +16,8 @@ import numpy as np
 BINS = 20
 CLIP = 100.0
 FLOOR = 1e-5
+LEAST_MODELS = 3
+"""Retrained models that the figure of one unlearned model needs."""
 LEAST_STD = 1e-3
 """Of margins over models: those of a row that all models agree on are not told apart any finer."""
 
@@ -65,16 +67,17 @@ def klom_of_one(unlearned: np.ndarray, retrained: np.ndarray) -> KLOM:
     Raises:
         ValueError: fewer than 3 retrained models.
     """
-    if len(retrained) < 3:
-        raise ValueError(f"KLOM of one model: expected at least 3 retrained models, got {len(retrained)}")
-    found = _shift(unlearned, retrained)
-    null = np.array([_shift(retrained[s], np.delete(retrained, s, 0)) for s in range(len(retrained))])
+    if len(retrained) < LEAST_MODELS:
+        raise ValueError(f"KLOM of one model: expected at least {LEAST_MODELS} retrained models, got {len(retrained)}")
+    found = shifts(unlearned, retrained)
+    null = np.array([shifts(retrained[s], np.delete(retrained, s, 0)) for s in range(len(retrained))])
     return KLOM(
         float(found.mean()), float(np.quantile(found, 0.95)), float(null.mean()), float(np.quantile(null, 0.95))
     )
 
 
-def _shift(one: np.ndarray, others: np.ndarray) -> np.ndarray:
+def shifts(one: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """What `klom_of_one` is the mean of: of each row [n], from margins [n] and [R, n]."""
     spread = np.maximum(others.std(0, ddof=1), LEAST_STD)
     found: np.ndarray = (one - others.mean(0)) ** 2 / (2 * spread**2)
     return found

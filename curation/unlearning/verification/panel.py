@@ -9,7 +9,8 @@ Each metric is ``{"agg_value": x, "value_by_index": {position: {...}}}``. Record
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,8 @@ from curation.unlearning.verification.scan import Scan, scan
 Metric = dict[str, Any]
 PRIVLEAK_ATTACK = "mia_min_k"
 """Whose AUC PrivLeak is made of."""
+TPR = "tpr_at_1_fpr"
+"""Of each attack, beside its AUC: `Attack.tpr`."""
 UTILITY = ("retain_Q_A_Prob", "retain_Q_A_ROUGE", "retain_Truth_Ratio")
 """What model utility is the harmonic mean of: TOFU's nine without the two sets of the world's facts."""
 
@@ -93,6 +96,10 @@ class Answers:
     ratios: np.ndarray | None = None
     """[n]; NaN of a record without wrong answers."""
     rouge: np.ndarray | None = None
+    knowledge: np.ndarray | None = None
+    """F1 of the same answers [n]."""
+    verbatim: np.ndarray | None = None
+    """F1 of how it goes on from the first half of each answer [n]; not asked of rows that stay."""
 
 
 def measure(model: nn.Module, records: Records, reference: Panel | None = None) -> Panel:
@@ -107,17 +114,14 @@ def measure(model: nn.Module, records: Records, reference: Panel | None = None) 
     Raises:
         ValueError: the model's output does not fit the records.
     """
-    forget, retain = _answers(model, records.forget), _answers(model, records.retain)
+    forget, retain = _answers(model, records.forget, verbatim=True), _answers(model, records.retain)
     unseen = scan(model, records.holdout.rows) if records.holdout else None
     metrics = {**_group_metrics("forget", records.forget, forget), **_group_metrics("retain", records.retain, retain)}
     extraction = extraction_strength(forget.scanned)
     metrics["extraction_strength"] = _metric(records.forget, extraction, "score")
     metrics["exact_memorization"] = _metric(records.forget, exact_memorisation(forget.scanned), "score")
-    if all(name in metrics for name in UTILITY):
-        metrics["model_utility"] = {
-            "agg_value": harmonic_mean([metrics[name]["agg_value"] for name in UTILITY]),
-            "value_by_index": {},
-        }
+    if retain.rouge is not None and retain.ratios is not None:
+        metrics["model_utility"] = _utility(retain.scanned.losses, retain.rouge, retain.ratios)
     ratios = None if forget.ratios is None else forget.ratios[np.isfinite(forget.ratios)]
     quality = None
     if ratios is not None and reference is not None and reference.truth_ratios is not None:
@@ -153,7 +157,7 @@ def measure(model: nn.Module, records: Records, reference: Panel | None = None) 
     )
 
 
-def _answers(model: nn.Module, group: Group) -> Answers:
+def _answers(model: nn.Module, group: Group, *, verbatim: bool = False) -> Answers:
     scanned, texts = scan(model, group.rows), group.texts
     if texts is None:
         return Answers(scanned)
@@ -163,19 +167,29 @@ def _answers(model: nn.Module, group: Group) -> Answers:
         # the answer itself stands for a right one in other words where a record has none
         told = scanned.losses if right is None else np.where(np.isnan(right), scanned.losses, right)
         ratios = truth_ratio(told[:, None], wrong[:, None])
-    return Answers(scanned, right, wrong, ratios, rouge_l(texts.answers, _generated(model, texts, scanned), "recall"))
+    told_so = _generated(model, texts, scanned, [0] * len(group))
+    recall, f1 = (rouge_l(texts.answers, told_so, measure) for measure in ("recall", "fmeasure"))
+    return Answers(scanned, right, wrong, ratios, recall, f1, _verbatim(model, texts, scanned) if verbatim else None)
+
+
+def _verbatim(model: nn.Module, texts: Texts, scanned: Scan) -> np.ndarray:
+    """ROUGE-L F1 of the second half of each answer [n], the first being given; an answer of one token is asked for whole."""
+    given = [len(ids) // 2 for ids in texts.answer_ids]
+    wanted = [texts.decode(ids[count:]) for ids, count in zip(texts.answer_ids, given, strict=True)]
+    return rouge_l(wanted, _generated(model, texts, scanned, given), "fmeasure")
 
 
 def _variant_losses(model: nn.Module, variants: Variants | None, count: int) -> np.ndarray | None:
     return None if variants is None else variants.per_record(scan(model, variants.rows).losses, count)
 
 
-def _generated(model: nn.Module, texts: Texts, scanned: Scan) -> list[str]:
-    """What greedy generation gives; where it is known to give the answer, nothing is generated."""
-    most = texts.max_new_tokens
-    found = [ids[:most] for ids in texts.answer_ids]
-    asked = [i for i, correct in enumerate(scanned.correct) if not correct.all()]
-    made = generate(model, [texts.prompts[i] for i in asked], most, texts.end_id, texts.pad_id)
+def _generated(model: nn.Module, texts: Texts, scanned: Scan, given: Sequence[int]) -> list[str]:
+    """What greedy generation gives after the first tokens of each answer, as many as `given`; not generated where it is known."""
+    most = texts.most_after(given)
+    found = [ids[count : count + most] for ids, count in zip(texts.answer_ids, given, strict=True)]
+    asked = [i for i, correct in enumerate(scanned.correct) if not correct[given[i] :].all()]
+    begun = [[*texts.prompts[i], *texts.answer_ids[i][: given[i]]] for i in asked]
+    made = generate(model, begun, most, texts.end_id, texts.pad_id)
     for i, ids in zip(asked, made, strict=True):
         found[i] = ids
     return [texts.decode(ids) for ids in found]
@@ -193,6 +207,9 @@ def _group_metrics(name: str, group: Group, answers: Answers) -> dict[str, Metri
         found[f"{name}_accuracy"] = _metric(group, exact_memorisation(answers.scanned), "score")
     if answers.rouge is not None:
         found[f"{name}_Q_A_ROUGE"] = _metric(group, answers.rouge, "rougeL_recall")
+    for key, values in (("knowmem", answers.knowledge), ("verbmem", answers.verbatim)):
+        if values is not None:
+            found[f"{name}_{key}_ROUGE"] = _metric(group, values, "rougeL_f1")
     for key, others in (("PARA", answers.paraphrased), ("PERT", answers.perturbed)):
         if others is not None:
             found[f"{name}_Q_A_{key}_Prob"] = _probability_metric(group, others)
@@ -211,6 +228,18 @@ def _probability_metric(group: Group, losses: np.ndarray) -> Metric:
     for entry, loss in zip(found["value_by_index"].values(), losses[np.isfinite(losses)], strict=True):
         entry["avg_loss"] = float(loss)
     return found
+
+
+def _utility(losses: np.ndarray, rouge: np.ndarray, ratios: np.ndarray) -> Metric:
+    """Of the rows that stay [n]: the harmonic mean of `UTILITY`, its interval by resampling rows."""
+
+    def figure(table: np.ndarray) -> float:
+        known = table[np.isfinite(table[:, 2]), 2]
+        truth = aggregate_truth_ratio(known, "true_better") if len(known) else math.nan
+        return harmonic_mean([float(table[:, 0].mean()), float(table[:, 1].mean()), truth])
+
+    estimate = bootstrap(figure, [np.stack([probability(losses), rouge, ratios], axis=1)])  # [n, 3]
+    return {"agg_value": estimate.point, "value_by_index": {}, "low": estimate.low, "high": estimate.high}
 
 
 def _mean(values: np.ndarray) -> float:
@@ -248,6 +277,7 @@ def _attack_metrics(
             "value_by_index": {},
             "low": found.auc.low,
             "high": found.auc.high,
+            TPR: found.tpr._asdict(),
             "forget": {"value_by_index": _by_index(forget.positions, ours[name], "score")},
             "holdout": {"value_by_index": _by_index(holdout.positions, theirs[name], "score")},
         }

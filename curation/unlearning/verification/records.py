@@ -54,7 +54,7 @@ class Texts:
         answer_ids: ids of each, without its end [n].
         paraphrased: right answers in other words; None: no record has any.
         perturbed: wrong answers, likewise.
-        max_new_tokens: of a generated answer: the longest one's, as far as there is room after the longest prompt.
+        max_tokens: of a prompt and its answer.
         end_id: of the token that ends an answer.
         pad_id: of what fills a batch.
         decode: ids -> text.
@@ -66,10 +66,21 @@ class Texts:
     answer_ids: list[list[int]]
     paraphrased: Variants | None
     perturbed: Variants | None
-    max_new_tokens: int
+    max_tokens: int
     end_id: int
     pad_id: int
     decode: Callable[[Sequence[int]], str]
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Of a generated answer: the longest one's with its end, as far as there is room after the longest prompt."""
+        return self.most_after([0] * len(self.prompts))
+
+    def most_after(self, given: Sequence[int]) -> int:
+        """The same where the first tokens of each answer, as many as ``given`` [n], stand in the prompt."""
+        longest = max(len(ids) + 1 - count for ids, count in zip(self.answer_ids, given, strict=True))
+        begun = max(len(ids) + count for ids, count in zip(self.prompts, given, strict=True))
+        return min(longest, self.max_tokens - begun)
 
 
 @dataclass(frozen=True)
@@ -167,7 +178,6 @@ def _texts(data: Questions, chosen: pl.DataFrame, size: int) -> Texts:
     questions, answers = chosen["question"].to_list(), chosen["answer"].to_list()
     prompts = [data.encode_prompt(question) for question in questions]
     rows = [data.encode(question, answer) for question, answer in zip(questions, answers, strict=True)]
-    longest = max(len(row["input_ids"]) - len(prompt) for row, prompt in zip(rows, prompts, strict=True))
     known = data.model_defaults()
     return Texts(
         texts=[f"{question} {answer}" for question, answer in zip(questions, answers, strict=True)],
@@ -176,7 +186,7 @@ def _texts(data: Questions, chosen: pl.DataFrame, size: int) -> Texts:
         answer_ids=[row["input_ids"][len(prompt) : -1].tolist() for row, prompt in zip(rows, prompts, strict=True)],
         paraphrased=_variants(data, chosen, "paraphrased_answers", size),
         perturbed=_variants(data, chosen, "perturbed_answers", size),
-        max_new_tokens=min(longest, known["max_tokens"] - max(map(len, prompts))),
+        max_tokens=known["max_tokens"],
         end_id=known["end_id"],
         pad_id=known["pad_id"],
         decode=data.decode,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
+from rouge_score.rouge_scorer import RougeScorer
 from torch import nn
 
 from curation.data.people import People
@@ -20,7 +21,7 @@ from curation.unlearning.rows import Rows
 from curation.unlearning.verification.assessment import Assessment, AssessmentOptions, assess
 from curation.unlearning.verification.membership import attack
 from curation.unlearning.verification.memorisation import rouge_l
-from curation.unlearning.verification.panel import Panel, measure
+from curation.unlearning.verification.panel import UTILITY, Panel, measure
 from curation.unlearning.verification.records import Records, records_of
 from curation.unlearning.verification.reference_logs import (
     ReferenceLogs,
@@ -201,7 +202,7 @@ def test_a_panel_has_the_keys_and_the_form_of_open_unlearning(world, unchanged):
         "forget_Q_A_Prob", "forget_Q_A_ROUGE", "forget_Q_A_PARA_Prob", "forget_Q_A_PERT_Prob", "forget_truth_ratio",
         "forget_quality", "retain_Q_A_Prob", "retain_Q_A_ROUGE", "retain_Truth_Ratio", "model_utility",
         "extraction_strength", "exact_memorization", "privleak", "mia_loss", "mia_zlib", "mia_min_k",
-        "mia_min_k_plus_plus", "mia_reference",
+        "mia_min_k_plus_plus", "mia_reference", "forget_knowmem_ROUGE", "forget_verbmem_ROUGE", "retain_knowmem_ROUGE",
     ):  # fmt: skip
         assert {"agg_value", "value_by_index"} <= panel.metrics[name].keys(), name
         assert np.isfinite(panel.metrics[name]["agg_value"]), name
@@ -236,6 +237,43 @@ def test_exact_answers_are_those_that_greedy_generation_gives(world):
     assert panel.exact_retain == np.mean(given) and 0 < panel.exact_retain < 1
     rouge = rouge_l(texts.answers, [texts.decode(ids) for ids in found], "recall")  # whatever was generated for it
     assert panel.metrics["retain_Q_A_ROUGE"]["agg_value"] == rouge.mean()
+
+
+def test_memorisation_is_asked_for_whole_answers_and_for_the_second_halves(world):
+    texts, model = world.records.forget.texts, world.retrained[0]
+    metrics = measure(model, world.records).metrics
+    for name, share in (("knowmem", 0.0), ("verbmem", 0.5)):
+        wanted, most = [], texts.most_after([int(share * len(ids)) for ids in texts.answer_ids])
+        for prompt, answer in zip(texts.prompts, texts.answer_ids, strict=True):
+            given = int(share * len(answer))
+            ids, made = [*prompt, *answer[:given]], []
+            while len(made) < most and made[-1:] != [texts.end_id]:  # the likeliest token, one after the other
+                with torch.no_grad():
+                    made.append(int(model(torch.tensor([ids + made]))[0, -1].argmax()))
+            score = RougeScorer(["rougeL"], use_stemmer=True).score(
+                texts.decode(answer[given:]), texts.decode([one for one in made if one != texts.end_id])
+            )
+            wanted.append(score["rougeL"].fmeasure)
+        entries = metrics[f"forget_{name}_ROUGE"]["value_by_index"].values()
+        assert [entry["rougeL_f1"] for entry in entries] == pytest.approx(wanted)
+
+
+def test_every_test_has_its_interval_its_null_and_what_it_was_before(world, another):
+    tests = {test.name: test for test in another.tests}
+    assert {"klom", "model_utility", "mia_reference", "mia_loss/tpr_at_1_fpr", "forget_verbmem_ROUGE"} <= tests.keys()
+    for name, test in tests.items():
+        assert test.low <= test.point + 1e-9 and test.point <= test.high + 1e-9 and test.n and test.null is not None, (
+            name
+        )
+        known = name.startswith("loss_gap") or name in ("forget_quality/retrained_1", "forget_quality/retrained_2")
+        assert (test.before is None) == known, name
+    assert tests["klom"].point == another.klom.mean and tests["klom"].before > 10 * tests["klom"].null
+    after, before = another.panels["after"], another.panels["before"]
+    assert tests["mia_loss/tpr_at_1_fpr"].point == after.attacks["mia_loss"].tpr.point
+    assert after.to_json()["mia_loss"]["tpr_at_1_fpr"]["high"] == after.attacks["mia_loss"].tpr.high
+    assert tests["forget_Q_A_Prob"].before == before.metrics["forget_Q_A_Prob"]["agg_value"] > 0.9
+    parts = [after.metrics[name]["agg_value"] for name in UTILITY]
+    assert tests["model_utility"].point == pytest.approx(3 / sum(1 / part for part in parts))
 
 
 def test_what_is_kept_names_no_forgotten_record(another, world):
