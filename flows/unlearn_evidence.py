@@ -51,6 +51,7 @@ SALT = "evidence.salt"
 """In the workspace: the secret behind the hashes of records where there is no ledger, which has its own."""
 FILES = (evidence.NAME, evidence.seal_path(Path(evidence.NAME)).name, evidence_page.NAME)
 UNLIKE = "Exact by how the model was made, without the records; the comparison with other models made so did not pass all the same."
+FAILED = "A check that failed:"
 NOT_PURGED = "The records were removed from the model only: neither from the data nor from an index of it."
 
 
@@ -120,11 +121,14 @@ def evidence_of(run: UnlearnRun, checked: Checked, publication: Publication | No
         tier=checked.tier,
         duplicates_rule="; ".join(records.values["searched"]) or "not looked for",
         tolerance=config.verify.tolerance,
+        retain_drop=config.verify.retain_drop,
         data_before=run.loaded["digest"],
         data_after=records.values["digest"],
-        hashes=[Hashes("model", _sha256(checked.before), _sha256(checked.after))],
+        hashes=_hashes(run, checked),
         method=_method(run, checked.after),
-        references=[Reference(_sha256(one), seed, one.digest) for one, seed in _seeds(run.stages, checked.references)],
+        references=[
+            Reference(_sha256(one), seed, _trained(run)) for one, seed in _seeds(run.stages, checked.references)
+        ],
         change=WeightChange(**found["changes"]),
         tests=[Test(**test) for test in found["tests"]],
         records=entries,
@@ -136,6 +140,7 @@ def evidence_of(run: UnlearnRun, checked: Checked, publication: Publication | No
             *[NOT_PURGED] * (not (config.purge and checked.accepted)),
             TO_BE_PUBLISHED if checked.accepted else NOT_PUBLISHED,
             *[UNLIKE] * (checked.accepted and not checked.verified.values["passed"]),
+            *(f"{FAILED} {failure}" for failure in checked.verified.values["failures"]),
             *(line for name in ("weigh", "unlearn") for line in run.stages[name].values["warnings"]),
         ],
         publication=publication,
@@ -221,11 +226,26 @@ def _method(run: UnlearnRun, model: Finished) -> Method:
     )
 
 
+def _hashes(run: UnlearnRun, checked: Checked) -> list[Hashes]:
+    """Of the model, and of what makes its token ids, which unlearning does not touch."""
+    found, tokenizer = [Hashes("model", _sha256(checked.before), _sha256(checked.after))], run.loaded["tokenizer"]
+    return found if tokenizer is None else [*found, Hashes("tokenizer", tokenizer, tokenizer)]
+
+
+def _trained(run: UnlearnRun) -> str:
+    """How the models to compare with were made, seeds aside."""
+    config = run.config
+    train = {name: value for name, value in config.train.model_dump(mode="json").items() if name != "seed"}
+    parts = (f"{name} {value}" for name, value in {**config.model.init_args, **train}.items() if value is not None)
+    return f"{run.loaded['model']['class_path']} from new weights, on the data after: {', '.join(parts)}"
+
+
 def _rejected(run: UnlearnRun, checked: Checked) -> Rejected | None:
     """The unlearning that failed, where another model was taken for it."""
     if checked.after is run.stages["unlearn"]:
         return None
-    return Rejected(_name(run.config), run.stages["verify"].values["verdict"])
+    values = run.stages["verify"].values
+    return Rejected(_name(run.config), values["verdict"], values["failures"])
 
 
 def _truth_ratios(run: UnlearnRun, checked: Checked, found: Mapping[str, Any]) -> TruthRatios:

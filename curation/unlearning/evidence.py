@@ -23,6 +23,7 @@ from curation.unlearning import signing
 from curation.unlearning.canonical import canonical
 from curation.unlearning.chain import Event
 from curation.unlearning.evidence_model import LIMITS, TIERS, UNCHAINED, VERDICTS, VERSION, Evidence, worst
+from curation.unlearning.evidence_words import meaning
 from curation.unlearning.ledger import Ledger
 from curation.unlearning.requests import Batch, named_in
 from curation.unlearning.statuses import PUBLISHED
@@ -34,14 +35,16 @@ NAME = "evidence.json"
 KIND = "evidence"
 """The kind of the ledger's event."""
 DIGEST = "digest"
-_USERS_WORDS = ("title", "duplicates_rule", "method", "approval", "caveats", "ledger", "publication")
+_USERS_WORDS = ("title", "duplicates_rule", "method", "references", "approval", "caveats", "ledger", "publication")
 
 
 def document(evidence: Evidence, ledger: Ledger | None = None, batch: Batch | None = None) -> dict[str, Any]:
     """What the file says: the evidence, what its words mean, and the batch's last step in the ledger, None without one."""
+    names = dict.fromkeys(test.name for test in evidence.tests)
     said = {
         "version": VERSION,
         **asdict(evidence),
+        "measures": [{"name": name, "meaning": words} for name in names if (words := meaning(name)) is not None],
         "verdicts": [{"name": name, "meaning": meaning} for name, meaning in VERDICTS.items()],  # worst first
         "tiers": [{"name": name, "meaning": meaning} for name, meaning in TIERS.items()],  # strongest first
     }

@@ -95,7 +95,7 @@ class Reference:
     Attributes:
         hash: sha256 of its weights.
         seed: it was trained with.
-        trained: how, in words or as the digest of its configuration.
+        trained: how, in words.
     """
 
     hash: str
@@ -230,10 +230,12 @@ class Rejected:
     Attributes:
         name: objective and weights.
         verdict: of its worst record.
+        failures: the checks that it failed, a sentence each.
     """
 
     name: str
     verdict: str
+    failures: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -262,6 +264,8 @@ class Evidence:
         tier: one of TIERS.
         duplicates_rule: how near-duplicates of the requested records were looked for.
         tolerance: largest gap to the references that counts as none, in the unit of `Record.z`; declared before.
+        retain_drop: how far the share of the rows that stay which are answered exactly, and the mean probability of their
+            answers, could lie below the references'; declared before.
         data_before: digest of the data's manifest before.
         data_after: and after the records were removed from it.
         hashes: model, tokenizer, adapter; before and after.
@@ -304,6 +308,7 @@ class Evidence:
     purge: Mapping[str, Any] | None = None
     publication: Publication | None = None
     rejected: Rejected | None = None
+    retain_drop: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself.

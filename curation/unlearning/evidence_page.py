@@ -20,6 +20,8 @@ NAME = "evidence.html"
 RECORDS = 200
 """Records shown; the file has them all."""
 MODULES = 40
+WRONG = "chance of the wrong answers, r / (1 + r): 0.5 = as likely as right ones"
+"""Name of the axis of truth ratios."""
 HASH = 16
 """Characters of a hash shown where several stand side by side."""
 
@@ -52,6 +54,7 @@ def render(evidence: Mapping[str, Any], digest: str) -> str:
             style=Markup(style),
             policy=policy(style),
             verdicts=meanings,
+            measures={one["name"]: one["meaning"] for one in evidence["measures"]},
             tier=next(one["meaning"] for one in evidence["tiers"] if one["name"] == evidence["tier"]),
             counts={name: rows for name, rows in counts.items() if rows},
             records=sorted(records, key=lambda record: order.index(record["verdict"]))[:RECORDS],
@@ -76,14 +79,14 @@ def _curves(evidence: Mapping[str, Any]) -> list[Curve]:
     shares = [_shares(name, ratios[key]) for key, name in names.items() if ratios[key]]
     course = "Loss during the unlearning that was rejected" if rejected else "Loss during unlearning"
     return [
-        *([Curve(course, losses, x_label="optimizer step")] if history else []),
-        *([Curve("Share of records up to a truth ratio", shares, "fraction", "truth ratio")] if shares else []),
+        *([Curve(f"{course}, nats a token", losses, x_label="optimizer step")] if history else []),
+        *([Curve("Share of records up to a truth ratio", shares, "fraction", WRONG)] if shares else []),
     ]
 
 
-def _shares(name: str, values: Iterable[float]) -> Series:
-    """The share of values up to each, as a staircase."""
-    ordered = sorted(values)
+def _shares(name: str, ratios: Iterable[float]) -> Series:
+    """The share of records up to each truth ratio r, as a staircase over r / (1 + r): a few large ones do not squeeze the rest."""
+    ordered = sorted(ratio / (1 + ratio) for ratio in ratios)
     x = [value for value in ordered for _ in range(2)]
     y = [(position + step) / len(ordered) for position in range(len(ordered)) for step in (0, 1)]
     return Series(name, x, y)

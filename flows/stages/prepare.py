@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from curation.data import CuratedData
+from curation.data.questions import Questions
 from curation.errors import CurationError, ModelError, TrainingError
 from curation.examples import table_digest, write_parquet_atomic
 from curation.mislabel import forward_pass
@@ -48,9 +49,9 @@ def load(arguments: Arguments, folder: Path, progress: Progress) -> Output:
         ``values``: ``digest``, ``n_train``, ``n_validation``, ``classes``, ``kind``, ``n_planted`` (rows whose label
         differs from a known true one, None where the truth is not known), ``purged`` (rows left out), ``table`` and ``truth``
         (digests of the user's own columns and of the true labels, which training does not see), ``model`` (class, parameters,
-        code digest), ``checkpoint`` (sha256 or None), ``index`` (sha256 of the manifest of an index named by the user, or None),
-        and of a selection ``select``, its target (`flows.stages.targeting.check`), with the file ``rows``
-        (`flows.stages.targeting.contents`).
+        code digest), ``tokenizer`` (digest of that of questions, or None), ``checkpoint`` (sha256 or None), ``index`` (sha256 of
+        the manifest of an index named by the user, or None), and of a selection ``select``, its target
+        (`flows.stages.targeting.check`), with the file ``rows`` (`flows.stages.targeting.contents`).
     """
     progress("reading the data", 0, None)
     data = open_data(arguments)
@@ -113,6 +114,7 @@ def load(arguments: Arguments, folder: Path, progress: Progress) -> Output:
             },
             "checkpoint": digest_file(Path(checkpoint)) if checkpoint else None,
             "index": digest_file(checkout(index) / "manifest.json") if index else None,
+            "tokenizer": data.model_defaults()["tokenizer"] if isinstance(data, Questions) else None,
             "batch_size": data.batch_size,
             "select": target,
         },

@@ -22,7 +22,7 @@ from flows.errors import ConfigError
 from flows.files import digest_file
 from flows.outputs import RunFolder
 from flows.publishing import Place
-from flows.unlearn_evidence import FILES, SALT, UNLIKE, check_secrets
+from flows.unlearn_evidence import FAILED, FILES, SALT, UNLIKE, check_secrets
 from flows.unlearn_schema import UnlearnConfig
 
 ROOT = Path(__file__).parents[2]
@@ -184,7 +184,10 @@ def test_a_failed_check_publishes_nothing_or_what_never_saw_the_records(
     assert UNLIKE in said  # its comparison does not pass such a tolerance either
     told = json.loads(said)
     assert told["publication"] == {"name": "people", "version": "1", "alias": "champion"}
-    assert told["rejected"] == {"name": "npo, guard-dynamic", "verdict": failed["verdict"]}
+    assert told["rejected"]["name"] == "npo, guard-dynamic" and told["rejected"]["verdict"] == failed["verdict"]
+    assert told["rejected"]["failures"] == failed["failures"] == published["failures"] != []
+    assert sum(line.startswith(FAILED) for line in told["caveats"]) == 1, "why its own comparison does not pass"
+    assert "TinyGPT from new weights, on the data after: width 16, heads 2" in told["references"][0]["trained"]
     assert [point["step"] for point in told["history"]] == [0, 1, 2], "of what was rejected, from the model as it was"
     assert "Loss during the unlearning that was rejected" in page and page.count("<polyline") == 6
     assert "person-00/award" not in said + page and "person-00/book" not in said + page

@@ -15,7 +15,8 @@ from scipy import stats
 from curation.unlearning.evidence_model import Test
 from curation.unlearning.verification.intervals import ForgetQuality, bootstrap, holm
 from curation.unlearning.verification.klom import LEAST_MODELS, klom_of_one, shifts
-from curation.unlearning.verification.panel import TPR, Panel
+from curation.unlearning.verification.panel import TPR, Panel, exact
+from curation.unlearning.verification.scan import Scan
 from curation.unlearning.verification.verdicts import Verdicts
 
 PAIRED = (
@@ -69,11 +70,13 @@ def comparisons(
     ]
     if quality and before.forget_quality is not None:  # of the first of them, as all of a panel that compares
         tests[0] = replace(tests[0], before=before.forget_quality.statistic.point)
+    tests += [_exactly("forget", [each.scan_forget for each in (before, found, *references)], seed)]
     tests += [_paired(name, before, found, references) for name in PAIRED if name in found.metrics]
     for name in found.attacks:
         others = [panel for panel in references if name in panel.attacks]  # retrained_0 is not attacked with itself
         if others:
             tests += [_attacked(name, before, found, others), _found_out(name, before, found, others)]
+    tests += [_exactly("retain", [each.scan_retain for each in (before, found, *references)], seed)]
     tests += [_shown(name, before, found, references) for name in UNTESTED if name in found.metrics]
     if "privleak" in found.metrics:  # against the first of them
         tests.append(replace(_shown("privleak", before, found, references[:1]), null=0.0))
@@ -91,6 +94,14 @@ def comparisons(
 def _values(metric: Mapping[str, Any]) -> np.ndarray:
     """Of each record; the metric's own figure is the first of its entry."""
     return np.array([next(iter(entry.values())) for entry in metric["value_by_index"].values()])
+
+
+def _exactly(name: str, scans: Sequence[Scan], seed: int) -> Test:
+    """The share of answers given token for token: before, after, and by the retrained models."""
+    before, after, *others = map(exact, scans)
+    share = bootstrap(lambda values: float(values.mean()), [after], seed)
+    null = float(np.mean([each.mean() for each in others]))
+    return Test(f"{name}_exact", *share[:3], null, share.n, before=float(before.mean()))
 
 
 def _paired(name: str, before: Panel, found: Panel, references: Sequence[Panel]) -> Test:

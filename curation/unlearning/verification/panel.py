@@ -61,6 +61,7 @@ class Panel:
         margins_forget: mean log(p / (1 - p)) of their tokens, float64 [n].
         forget_quality: against the reference; None without one, or without truth ratios.
         scan_forget: the same records token by token, for the attack that compares with a reference.
+        scan_retain: likewise.
         scan_holdout: likewise.
     """
 
@@ -76,6 +77,7 @@ class Panel:
     margins_forget: np.ndarray
     forget_quality: ForgetQuality | None
     scan_forget: Scan
+    scan_retain: Scan
     scan_holdout: Scan | None
 
     def to_json(self) -> dict[str, Any]:
@@ -145,14 +147,15 @@ def measure(model: nn.Module, records: Records, reference: Panel | None = None) 
         forget.scanned.losses,
         retain.scanned.losses,
         np.empty(0) if unseen is None else unseen.losses,
-        _exact(forget.scanned),
-        _exact(retain.scanned),
+        float(exact(forget.scanned).mean()),
+        float(exact(retain.scanned).mean()),
         ratios,
         attacks,
         extraction,
         np.array([margins(row).mean() for row in forget.scanned.log_p]),
         quality,
         forget.scanned,
+        retain.scanned,
         unseen,
     )
 
@@ -195,9 +198,9 @@ def _generated(model: nn.Module, texts: Texts, scanned: Scan, given: Sequence[in
     return [texts.decode(ids) for ids in found]
 
 
-def _exact(scanned: Scan) -> float:
-    """Greedy generation gives an answer if and only if each token is the likeliest after the true ones before it."""
-    return float(np.mean([row.all() for row in scanned.correct]))
+def exact(scanned: Scan) -> np.ndarray:
+    """1.0 for each answer that greedy generation gives [n]: if and only if each token is the likeliest after those before it."""
+    return np.array([float(row.all()) for row in scanned.correct])
 
 
 def _group_metrics(name: str, group: Group, answers: Answers) -> dict[str, Metric]:

@@ -43,15 +43,27 @@ def read_reference_logs(path: str | Path) -> ReferenceLogs:
         raise ValueError(f"{path}: expected a JSON log such as TOFU_EVAL.json: {error}") from error
     if not isinstance(logged, Mapping):
         raise ValueError(f"{path}: expected a JSON object of metrics, got {type(logged).__name__}")
-    ratios: Mapping[str, Any] = logged.get("forget_truth_ratio", {}).get("value_by_index", {})
-    auc = logged.get(PRIVLEAK_ATTACK, {}).get("agg_value")
-    if not ratios and auc is None:
+    try:
+        ratios: Mapping[str, Any] = logged.get("forget_truth_ratio", {}).get("value_by_index", {})
+        auc = logged.get(PRIVLEAK_ATTACK, {}).get("agg_value")
+        found = ReferenceLogs(
+            {str(index): float(entry["score"]) for index, entry in ratios.items()}, None if auc is None else float(auc)
+        )
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: expected forget_truth_ratio with a score of each index, and {PRIVLEAK_ATTACK} with agg_value, as "
+            f"open-unlearning writes them: {error!r}"
+        ) from error
+    if not found.truth_ratios and found.auc is None:
         raise ValueError(f"{path}: has neither forget_truth_ratio nor {PRIVLEAK_ATTACK}; got {', '.join(logged)}")
-    return ReferenceLogs({index: float(entry["score"]) for index, entry in ratios.items()}, auc)
+    return found
 
 
 def forget_quality_against(panel: Panel, logs: ReferenceLogs) -> ForgetQuality:
     """Forget quality of a model against a logged one.
+
+    Our logs know records by their position among the training rows, open-unlearning's by that in its forget split: of those
+    only the number can be compared.
 
     Raises:
         ValueError: one of them has no truth ratios, or they are of different records.
@@ -59,13 +71,14 @@ def forget_quality_against(panel: Panel, logs: ReferenceLogs) -> ForgetQuality:
     ours = panel.metrics.get("forget_truth_ratio", {}).get("value_by_index", {})
     if not ours or not logs.truth_ratios:
         raise ValueError("forget quality: the panel or the reference log has no truth ratios")
-    if ours.keys() != logs.truth_ratios.keys():
+    counted = {str(number) for number in range(len(ours))}  # open-unlearning counts within its forget split
+    if logs.truth_ratios.keys() not in (ours.keys(), counted):
         raise ValueError(
             f"forget quality: the reference log is of other records: {len(ours)} here, {len(logs.truth_ratios)} there, "
             f"{len(ours.keys() & logs.truth_ratios.keys())} of them in both"
         )
     return forget_quality(
-        np.array([entry["score"] for entry in ours.values()]), np.array([logs.truth_ratios[index] for index in ours])
+        np.array([entry["score"] for entry in ours.values()]), np.array(list(logs.truth_ratios.values()))
     )
 
 

@@ -18,7 +18,7 @@ NAMES = (
     "forget_truth_ratio",
     "mia_min_k_plus_plus",
     "forget_Q_A_Prob/relearned",
-    "exact_memorization/4-bit",
+    "loss_gap/quantised_4",
 )
 
 
@@ -64,12 +64,13 @@ def example(ledger: Ledger, ids: list[str], **changes: Any) -> Evidence:
         tier="E2",
         duplicates_rule="the same content hash, or an attribution above 0.9 of the record's own",
         tolerance=2.0,
+        retain_drop=0.1,
         data_before=HASH,
         data_after=HASH[::-1],
         hashes=[model.Hashes("model", HASH, HASH[::-1]), model.Hashes("tokenizer", HASH, HASH)],
         method=model.Method(
             "npo, guard",
-            {"beta": 0.1, "learning_rate": 1e-5, "weights": {"temperature": 1.0}},
+            {"beta": 0.1, "learning_rate": 1e-5, "weights": {"temperature": 1.0, "score": None}},
             7,
             "0.1.0 " + HASH,
             "2 CPU cores",

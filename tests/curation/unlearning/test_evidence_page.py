@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from curation.unlearning import evidence, evidence_model, evidence_page
+from curation.unlearning.evidence_words import meaning
 from lorif_core.atomic import file_digest
 from tests.curation.unlearning.evidence_example import example, verified
 
@@ -27,6 +28,8 @@ def test_the_page_shows_everything_there_is(tmp_path: Path) -> None:
     assert "<strong>Over unlearned</strong>" in page and "<strong>Tier E2</strong>" in page
     assert all(sentence in page for sentence in evidence_model.LIMITS)
     assert page.count("<polyline") == 5  # two losses, three distributions
+    assert "r / (1 + r)" in page and "nats a token" in page
+    assert f"<small>{meaning('forget_quality')}</small>" in page and "less than by models that never saw" in page
     assert "mia_min_k_plus_plus" in page and "person-94" in page and not any(one in page for one in IDS)
     verdicts = re.findall(r"<td>(Over unlearned|Consistent with retrain)</td>", page)
     assert verdicts == ["Over unlearned"] + 4 * ["Consistent with retrain"]
@@ -58,10 +61,13 @@ def test_markup_is_shown_not_run(tmp_path: Path, field: str) -> None:
 def test_a_rejected_unlearning_is_shown_as_such_and_what_is_not_published_said(tmp_path: Path) -> None:
     ledger, _ = verified(tmp_path, IDS)
     ratios = evidence_model.TruthRatios([0.1, 0.2], [0.5], [0.4], [0.9])
-    rejected = evidence_model.Rejected("npo, guard", "RESIDUAL")
+    rejected = evidence_model.Rejected("npo, guard", "RESIDUAL", ["records: 1 RESIDUAL of 5"])
     again = evidence_page.write(evidence.write(tmp_path, example(ledger, IDS, rejected=rejected, truth_ratios=ratios)))
     page = again.read_text()
     assert "Loss during the unlearning that was rejected" in page and page.count("<polyline") == 6
-    assert "an unlearned model (npo, guard) failed the checks first (residual)" in page and "in no chain" in page
+    assert (
+        "model (npo, guard) failed the checks first (residual; records: 1 RESIDUAL of 5)" in page
+        and "in no chain" in page
+    )
     failed = evidence_page.write(evidence.write(tmp_path, example(ledger, IDS, publication=None))).read_text()
     assert "<strong>Not published</strong>" in failed and "Trained again" not in failed

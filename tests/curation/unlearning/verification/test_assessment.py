@@ -17,6 +17,7 @@ from curation.data.table import TableData
 from curation.errors import DataError
 from curation.models.build import build_model
 from curation.models.language import generate
+from curation.unlearning.evidence_words import meaning
 from curation.unlearning.rows import Rows
 from curation.unlearning.verification.assessment import Assessment, AssessmentOptions, assess
 from curation.unlearning.verification.membership import attack
@@ -265,6 +266,7 @@ def test_every_test_has_its_interval_its_null_and_what_it_was_before(world, anot
         assert test.low <= test.point + 1e-9 and test.point <= test.high + 1e-9 and test.n and test.null is not None, (
             name
         )
+        assert meaning(name), name
         known = name.startswith("loss_gap") or name in ("forget_quality/retrained_1", "forget_quality/retrained_2")
         assert (test.before is None) == known, name
     assert tests["klom"].point == another.klom.mean and tests["klom"].before > 10 * tests["klom"].null
@@ -292,9 +294,16 @@ def test_a_log_serves_as_reference_in_place_of_the_model_it_is_of(another, tmp_p
     fewer = ReferenceLogs(dict(list(logs.truth_ratios.items())[1:]), None)
     with pytest.raises(ValueError, match="of other records: 7 here, 6 there, 6 of them in both"):
         forget_quality_against(panel, fewer)
+    counted = {str(number): ratio for number, ratio in enumerate(logs.truth_ratios.values())}  # as open-unlearning does
+    assert forget_quality_against(panel, ReferenceLogs(counted, None)) == panel.forget_quality
     with pytest.raises(ValueError, match="has no mia_min_k"):
         privleak_against(panel, fewer)
-    for text, told in (("[]", "got list"), ("{", "expected a JSON log"), ('{"a": {}}', "neither")):
+    for text, told in (
+        ("[]", "got list"),
+        ("{", "expected a JSON log"),
+        ('{"a": {}}', "neither"),
+        ('{"mia_min_k": 1}', "as open"),
+    ):
         file.write_text(text)
         with pytest.raises(ValueError, match=told):
             read_reference_logs(file)
@@ -328,4 +337,5 @@ def test_a_classifier_is_judged_by_its_losses(tmp_path):
     assert {"mia_loss", "mia_reference"} <= panel.attacks.keys() and "mia_zlib" not in panel.attacks
     assert "forget_Q_A_ROUGE" not in panel.metrics
     assert found.verdicts.worst in ("NO_BASELINE", "CONSISTENT_WITH_RETRAIN", "OVER_UNLEARNED")
+    assert all(meaning(test.name) for test in found.tests)
     json.dumps(found.to_json(), allow_nan=False)
