@@ -32,7 +32,7 @@ class Journal:
         index: path of an index of the user's.
         models: sha256 of the checkpoints that know the records.
         keep: the checkpoints among them that stay all the same.
-        learnt: whether the model's tokenizer was learnt from the data.
+        learnt: whether the model's tokenizer was learnt from data, so that another stands for it among the results.
         summary: so far.
         results: files in ``folder`` besides the summary.
         evidence: so far.

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from pydantic import TypeAdapter
 
-from curation.data.text_tokens import TRAINED
+from curation.data.text_tokens import TOKENIZER, TRAINED
 from curation.examples import write_parquet_atomic
 from curation.unlearning import evidence, exclusions
 from curation.unlearning.evidence_model import Evidence
@@ -59,9 +59,12 @@ PREFECT = (
     "told those that the configurations of earlier runs named."
 )
 VOCABULARY = (
-    "The model's tokenizer was learnt from the data with the records, whose words, names too, can be tokens of it. It is kept in "
-    "no file here, but learnt from the data file again wherever the model is used: the model goes on needing that file as it is."
+    "The model's tokenizer was learnt from data with the records, whose words, names too, can be tokens of it. "
+    f"{TOKENIZER} stands for it: it has no word that only the removed records need, and gives all rows that stay the same "
+    "ids. Name it as data.init_args.tokenizer before the records go from the data file: one learnt from a changed file is not "
+    "the model's."
 )
+NAMED_TOKENIZER = "The tokenizer's file that the configuration names was not changed, and has those words."
 LEFT = "The search found traces of the records in {}, which a purge does not change."
 
 
@@ -107,6 +110,12 @@ def begin(run: UnlearnRun, found: Checked, said: Evidence) -> Journal:
     copy_atomic(trace.files["retained"], run.folder.path / RETAINED)
     salt, dataset = requests.ledger.salt, requests.dataset
     results = [MODEL, *run.put(records, found.verified, lambda source, target: salted(source, target, salt, dataset))]
+    learnt = "tokenizer" in trace.files
+    if learnt:
+        copy_atomic(trace.files["tokenizer"], run.folder.path / TOKENIZER)
+        results.append(TOKENIZER)
+        if config.data.init_args.get("tokenizer", TRAINED) != TRAINED:
+            said = replace(said, caveats=[*said.caveats, NAMED_TOKENIZER])
     results += [RETAINED, *FILES]
     knowing = [found.before, *[unlearned] * (found.after is not unlearned)]
     return Journal(
@@ -120,7 +129,7 @@ def begin(run: UnlearnRun, found: Checked, said: Evidence) -> Journal:
         index=None if config.index.path is None else str(config.index.path),
         models=[digest_file(Path(checkpoint_of(model))) for model in knowing],
         keep=[] if config.model.checkpoint is None else [str(config.model.checkpoint)],
-        learnt=run.loaded["kind"] == "questions" and config.data.init_args.get("tokenizer", TRAINED) == TRAINED,
+        learnt=learnt,
         summary=run.summary(PUBLISHING, results, found.verified, found.tier),
         results=results,
         evidence=asdict(said),

@@ -60,8 +60,8 @@ class QuestionTable(Questions):
         split: column with the words train, validation, test and holdout; None: every row is for training.
         template: text of a row, with ``{question}`` and, at its end, ``{answer}``.
         tokenizer: ``"bpe"``, trained on the rows; a file such a one was saved to; or a Hugging Face tokenizer's folder or name
-            (extra ``llm``), the one that belongs to the model. Rows that are removed from the file change a trained one: save
-            it to use a model on what is left.
+            (extra ``llm``), the one that belongs to the model. Rows that are removed from the file change a trained one: name
+            the ``tokenizer.json`` that the purge left beside the model to use it on what is left.
         vocabulary: most tokens of a trained one.
         max_tokens: most tokens of a row.
         batch_size: rows a step.

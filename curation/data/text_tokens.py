@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from curation.errors import DataError
 from curation.huggingface import pretrained
+from lorif_core.atomic import write_bytes
 
 # Stands where the name of a tokenizer could: one trained on the data.
 TRAINED = "bpe"
+TOKENIZER = "tokenizer.json"
+"""Name of a file that one is saved to."""
+STANDS_FOR = "stands_for"
+"""Key in a file: digest of the tokenizer it is taken for. The library ``tokenizers`` reads no file with a key of others."""
 PAD, END = "<pad>", "<end>"
 # A byte-level vocabulary has every byte and the two special tokens.
 LEAST_VOCABULARY = 256 + 2
@@ -27,13 +33,16 @@ class TextTokenizer:
         end_id: of the token after an answer.
         pad_id: of what fills a batch; no loss is taken there.
         prefix: ids in front of every prompt, such as a beginning-of-text token.
+        digest: of the tokenizer that this one stands for (`curation.data.kept_tokens`); None: it stands for itself.
 
     Attributes:
         size: every id is below it.
         digest: sha256 of what decides the ids; the place it was read from does not.
     """
 
-    def __init__(self, tokenizer: Tokenizer, end_id: int, pad_id: int, prefix: Sequence[int] = ()) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, end_id: int, pad_id: int, prefix: Sequence[int] = (), digest: str | None = None
+    ) -> None:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         tokenizer.encode_special_tokens = True  # what looks like a special token in a text is text
@@ -41,7 +50,7 @@ class TextTokenizer:
         self.end_id, self.pad_id, self.prefix = end_id, pad_id, list(prefix)
         self.size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         decides = f"{tokenizer.to_str()} {end_id} {pad_id} {self.prefix}"
-        self.digest = hashlib.sha256(decides.encode()).hexdigest()
+        self.digest, self._stands_for = digest or hashlib.sha256(decides.encode()).hexdigest(), digest
 
     def ids(self, text: str) -> list[int]:
         """The ids of ``text``, without special tokens."""
@@ -51,9 +60,24 @@ class TextTokenizer:
         """The text of ``ids``, special tokens left out."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
+    def words(self, texts: Iterable[str]) -> set[str]:
+        """The pieces of texts within which the tokens of a byte-level BPE are made, each byte a character."""
+        return {word for text in texts for word, _ in self._tokenizer.pre_tokenizer.pre_tokenize_str(text)}
+
+    def replaced(self, tokenizer: Tokenizer) -> TextTokenizer:
+        """Another tokenizer that stands for this one: the same to a model, and to data whose texts have the same ids."""
+        return TextTokenizer(tokenizer, self.end_id, self.pad_id, self.prefix, self.digest)
+
+    def to_json(self) -> str:
+        """The content of a ``tokenizer.json``."""
+        return str(self._tokenizer.to_str())
+
     def save(self, path: str | Path) -> None:
         """Write a ``tokenizer.json``; :func:`read_tokenizer` reads that of a trained one."""
-        self._tokenizer.save(str(path))
+        content = json.loads(self.to_json())
+        if self._stands_for is not None:
+            content[STANDS_FOR] = self._stands_for
+        write_bytes(Path(path), json.dumps(content, ensure_ascii=False, indent=2).encode())
 
 
 def trained_tokenizer(texts: Iterable[str], vocabulary: int) -> TextTokenizer:
@@ -96,13 +120,15 @@ def _from_file(path: Path) -> TextTokenizer:
     if not path.is_file():
         raise DataError([f"tokenizer {str(path)!r}: there is no such file"])
     try:
-        return _own(Tokenizer.from_str(path.read_text(encoding="utf-8")))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        digest = content.pop(STANDS_FOR, None)
+        return _own(Tokenizer.from_str(json.dumps(content)), digest)
     except Exception as error:  # noqa: BLE001 - the library raises nothing narrower than Exception
         raise DataError([f"{path} is no tokenizer written by this tool: {error}"]) from error
 
 
-def _own(tokenizer: Tokenizer) -> TextTokenizer:
+def _own(tokenizer: Tokenizer, digest: str | None = None) -> TextTokenizer:
     end, pad = tokenizer.token_to_id(END), tokenizer.token_to_id(PAD)
     if end is None or pad is None:
         raise ValueError(f"it has no {END} and {PAD}; name the folder of a Hugging Face tokenizer instead of its file")
-    return TextTokenizer(tokenizer, end, pad)
+    return TextTokenizer(tokenizer, end, pad, digest=digest)

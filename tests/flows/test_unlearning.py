@@ -22,6 +22,7 @@ from flows.errors import ConfigError
 from flows.files import digest_file
 from flows.outputs import RunFolder
 from flows.publishing import Place
+from flows.purging import VOCABULARY
 from flows.unlearn_evidence import FAILED, FILES, SALT, UNLIKE, check_secrets
 from flows.unlearn_schema import UnlearnConfig
 
@@ -253,5 +254,9 @@ def test_requests_of_the_ledger_end_with_purge_and_evidence_once_approved_whatev
     assert "2 rows of the data were purged before" in capsys.readouterr().err
     last = summaries(tmp_path)[-1]
     assert last["status"] == "no_action" and last["n_examples"] == published["n_examples"] - 2
+    tokens = json.loads(Path(published["files"]["tokenizer"]).read_text())
+    assert tokens["model"]["type"] == "BPE" and VOCABULARY in said["caveats"]
+    assert [one["name"] for one in said["hashes"]] == ["model", "tokenizer"]
+    assert tokens["stands_for"] == said["hashes"][1]["after"], "to the model it is the same"
     retained = pl.read_parquet(published["files"]["retained"])
     assert not search.rows(retained).any() and len(retained.filter(split="train")) == last["n_examples"]
