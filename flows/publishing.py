@@ -8,12 +8,14 @@ In this order, so that nothing says what has not happened, wherever it is killed
     summary.json says `published`, the run is marked finished: from here on nothing goes back
     the journal goes, the ledger says `published`
 
-Whatever ends a run before it is finished, summary and alias go back: at once where an error ends it, with the next start of
-any run in the workspace where it was killed (the same command may by then be another run: its model may be named by an alias).
+Whatever ends a run before it is finished, the summary, MLflow's copy of it, and the alias go back: at once where an error ends
+it, with the next start of any run in the workspace where it was killed (the same command may by then be another run: its model
+may be named by an alias).
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +33,8 @@ from lorif_core.atomic import remove
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+logger = logging.getLogger(__name__)
 
 JOURNAL = "publishing.json"
 """In the workspace: what it takes to undo the publication that is under way."""
@@ -207,6 +211,7 @@ def _undo(home: Path) -> str | None:
         finally:  # a full disk does not keep the alias from going back
             if to is not None and to["before"] != to["version"]:
                 said = _move_back(Place(to["uri"], to["name"], to["alias"]), to["version"], to["before"])
+        _record_again(folder)
     (home / JOURNAL).unlink(missing_ok=True)
     return said
 
@@ -228,6 +233,21 @@ def withdraw(folder: Path) -> None:
     said = read_json(folder / SUMMARY)
     if said is not None and said["status"] == PUBLISHED:
         write_json(folder / SUMMARY, said | {"status": PUBLISHING} | dict.fromkeys(KNOWN_LAST))
+
+
+def _record_again(folder: Path) -> None:
+    """Let MLflow's copy of a summary say what the summary does; that it does not is no reason to leave a publication undone."""
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    said = read_json(folder / SUMMARY)
+    if said is None or said.get("mlflow_run_id") is None:
+        return
+    try:
+        client = MlflowClient(tracking_uri=said["mlflow_tracking_uri"])
+        client.log_artifact(said["mlflow_run_id"], str(folder / SUMMARY))
+    except MlflowException as error:
+        logger.warning("MLflow's copy of %s is as it was: %s", folder / SUMMARY, str(error).strip().splitlines()[0])
 
 
 @contextmanager

@@ -109,7 +109,8 @@ def verify_evidence(options: argparse.Namespace) -> int:
     print(f"signature: {'none' if signer is None else f'key {signer}, {whose}'}")
     where = "the run had none" if unchained else "not looked at (--no-ledger)"
     print(f"ledger: {where if ledger is None else f'{len(ledger.events())} events followed'}")
-    print(f"{len(problems)} problems: {path}" if problems else f"nothing wrong: {path}")
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    print(f"{count}: {path}" if problems else f"nothing wrong: {path}")
     return 1 if problems else 0
 
 

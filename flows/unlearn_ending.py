@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 from curation.unlearning.evidence_model import Publication
 from curation.unlearning.statuses import PUBLISHED
 from flows import approval
-from flows.errors import StageError
 from flows.files import copy_atomic, digest_file
-from flows.outputs import SUMMARY, RunFolder
+from flows.outputs import RunFolder
 from flows.publishing import EVIDENCE_TAG, PUBLISHING, Place, published, published_here, register
 from flows.recorded import RecordedRun, recording
 from flows.runner import Finished
@@ -86,8 +85,11 @@ class EndingRun(RecordedRun):
         tier: str | None = None,
     ) -> dict[str, Any]:
         """Put the results into the output folder and close the run; returns the summary."""
-        if status == "no_action" and self.requests is not None and self.requests.refused:
-            status = "rejected"
+        if status == "no_action" and self.requests is not None and self.requests.batch is not None:
+            if self.config.dry_run:  # which closes no request
+                status = "dry_run"
+            elif self.requests.refused:
+                status = "rejected"
         results = [MODEL] * (status == PUBLISHING) + self.put(records, checked, copy_atomic)
         if self.evidence is not None:
             results += EVIDENCE
@@ -207,24 +209,17 @@ class EndingRun(RecordedRun):
             EVIDENCE_TAG: digest_file(evidence),
             "curate.evidence_file": f"runs:/{self.tracker.run_id}/{evidence.name}",
         }
-        finished = False
-        try:
-            with published(
-                self.tracker,
-                place,
-                self.folder.path,
-                model,
-                to.version,
-                tags,
-                lambda: problems_of(self, evidence, model),
-                self.config.workspace,
-            ) as found:
-                yield {"status": PUBLISHED, **found}
-            finished = True
-        finally:
-            if not finished:  # MLflow's copy of the summary goes back, too
-                with suppress(StageError), recording():
-                    self.tracker.artifacts([self.folder.path / SUMMARY])
+        with published(
+            self.tracker,
+            place,
+            self.folder.path,
+            model,
+            to.version,
+            tags,
+            lambda: problems_of(self, evidence, model),
+            self.config.workspace,
+        ) as found:
+            yield {"status": PUBLISHED, **found}
 
     def close(self, summary: Mapping[str, Any]) -> None:
         """Bring the requests to their end, last of all: a run that was killed before it finds its batch again."""

@@ -68,28 +68,32 @@ class Requests:
         """Salted hashes of the records that earlier requests have removed, sorted."""
         return sorted(self.ledger.removed(self.dataset))
 
-    def refuse(self, unknown: Sequence[str], tell: Callable[[str], None]) -> list[str]:
+    def refuse(self, unknown: Sequence[str], tell: Callable[[str], None], *, for_good: bool = True) -> list[str]:
         """Refuse the requests that name a record that the data never had; gives the ids that are left.
 
         Args:
             unknown: ids that the data does not have; those that an earlier request removed are no reason to refuse.
             tell: told of each request refused.
+            for_good: note it in the ledger, too; else they wait on.
         """
         batch = self.batch
         if batch is None:
             return []
-        left = set(unknown)
+        left, stay = set(unknown), set[str]()
         for request in batch.requests:
             missing = [one for one in self.ledger.ids(request.number) if one in left]
             try:
                 if missing:
                     self.ledger.resolve(missing, [], self.dataset)
             except DataError as error:
-                tell(f"request {request.number} is refused: {error}")
-                self.ledger.refuse(request.number, {"why": "names records that the data does not have"})
+                tell(f"request {request.number} {'is' if for_good else 'would be'} refused: {error}")
                 self.refused.append(request.number)
+                if for_good:
+                    self.ledger.refuse(request.number, {"why": "names records that the data does not have"})
+                continue
+            stay |= set(self.ledger.ids(request.number))
         self.batch = self.ledger.batch(batch.number)
-        return [one for one in self.ids if one not in left]
+        return [one for one in self.ids if one in stay and one not in left]
 
     def advance(self, status: str, details: dict[str, Any]) -> None:
         """Note that the batch has come to a status, unless it had before; weighed by other means it is begun again."""

@@ -102,8 +102,9 @@ class UnlearnSection(Section):
         "ascent", "bounded_ascent", "difference", "npo", "simnpo", "dpo", "idk", "rmu", "oracle_matching", "newton"
     ] = Field(
         default="npo",
-        description="The loss of a step; oracle_matching: towards a short training without the records; newton: no steps, but "
-        "one Newton step of a classifier's last layer away from them.",
+        description="The loss of a step; oracle_matching: towards a training without the records, which it makes first "
+        "(oracle_epochs: half of a retraining, or as much as one); newton: no steps, but one Newton step of a classifier's last "
+        "layer away from them.",
     )
     options: Arguments = Field(
         default_factory=dict,

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from flows import approval
-from flows.earlier import check_earlier
+from flows.earlier import check_earlier, evidence_beside
 from flows.files import copy_atomic, digest_of
 from flows.modelling import checkpoint_of, index_of
-from flows.publishing import PUBLISHING, roll_back
+from flows.publishing import EVIDENCE_TAG, PUBLISHING, roll_back
 from flows.purge_journal import forget_closed
 from flows.recorded import recording
 from flows.requests import named_ids
@@ -49,10 +49,13 @@ class UnlearnRun(EndingRun):
                 ledger is not this run's.
         """
         check_secrets(self.config)
-        if self.config.model.registered is not None:
-            ledger = self.requests.ledger if self.requests is not None else None
-            tags = self.tracker.tags(self.config.model.registered)
-            check_earlier(self.config.model.registered, tags, ledger, self.config.request.dataset)
+        named, ledger = self.config.model, self.requests.ledger if self.requests is not None else None
+        if named.registered is not None:
+            digest = self.tracker.tags(named.registered).get(EVIDENCE_TAG)
+            check_earlier(f"model.registered: {named.registered}", digest, ledger, self.config.request.dataset)
+        if named.checkpoint is not None:
+            digest = evidence_beside(named.checkpoint)
+            check_earlier(f"model.checkpoint: {named.checkpoint}", digest, ledger, self.config.request.dataset)
         if self.config.purge:
             from flows import purging
 
@@ -105,7 +108,7 @@ class UnlearnRun(EndingRun):
         """Find the records; None where there are none to remove. Requests that name unknown records are refused."""
         found = self._resolve(index)
         if self.requests is not None and found.values["unknown"]:
-            self.ids = self.requests.refuse(found.values["unknown"], self.screen.line)
+            self.ids = self.requests.refuse(found.values["unknown"], self.screen.line, for_good=not self.config.dry_run)
             found = self._resolve(index)
         return found if found.values["records"] else None
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.artifacts import download_artifacts
 
 from flows.errors import StageError
 from flows.files import read_json, write_json
@@ -130,3 +131,30 @@ def test_what_is_registered_nowhere_is_taken_back_too(tmp_path: Path) -> None:
     assert (read_json(run / SUMMARY) or {})["status"] == "published" and not (tmp_path / JOURNAL).exists()
     write_json(tmp_path / JOURNAL, note or {})
     assert roll_back(tmp_path) is None and (read_json(run / SUMMARY) or {})["status"] == "publishing"
+
+
+def test_the_copy_of_a_summary_that_is_taken_back_goes_back_too(tracker: Tracker, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "one"
+    said = {"status": "published", "mlflow_run_id": tracker.run_id, "mlflow_tracking_uri": tracker.uri}
+
+    def copy() -> Any:
+        return read_json(
+            Path(download_artifacts(run_id=tracker.run_id, artifact_path=SUMMARY, tracking_uri=tracker.uri))
+        )
+
+    with pytest.raises(OSError, match="disk is full"), published_here(run, tmp_path):
+        note = read_json(tmp_path / JOURNAL)
+        write_json(run / SUMMARY, said)
+        tracker.artifacts([run / SUMMARY])
+        raise OSError("disk is full")
+    assert copy()["status"] == "publishing"
+    write_json(run / SUMMARY, said)
+    tracker.artifacts([run / SUMMARY])
+    write_json(tmp_path / JOURNAL, note or {})  # killed there
+    assert copy()["status"] == "published" and roll_back(tmp_path) is None
+    assert copy()["status"] == "publishing" == (read_json(run / SUMMARY) or {})["status"]
+    write_json(run / SUMMARY, said | {"mlflow_run_id": "gone"})
+    write_json(tmp_path / JOURNAL, note or {})
+    assert roll_back(tmp_path) is None and not (tmp_path / JOURNAL).exists(), (
+        "MLflow not having the run keeps nobody up"
+    )

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from curation.unlearning import evidence
+from curation.unlearning.evidence_model import Hashes
 from curation.unlearning.ledger import Ledger
-from flows.earlier import check_earlier
+from flows.earlier import check_earlier, evidence_beside
 from flows.errors import ConfigError
 from flows.files import digest_file
 from flows.unlearn_evidence import _removed_earlier
@@ -52,14 +53,14 @@ def test_a_request_that_names_a_record_removed_before_has_evidence_without_a_pro
 def test_a_model_unlearned_before_is_unlearned_again_with_its_own_ledger_only(tmp_path: Path) -> None:
     requests, ledger = answered(tmp_path, ["ann"], {"ann", "bob"})
     path = evidence.write(tmp_path, example(ledger, ["ann"]), ledger, requests.batch)
-    tags = {"curate.run": "r", "curate.evidence": digest_file(path)}
-    check_earlier("models:/people@champion", {"curate.run": "r"}, None, "default")
+    digest = digest_file(path)
+    check_earlier("model.registered: models:/people@champion", None, None, "default")
     with pytest.raises(ConfigError, match="has not published it"):
-        check_earlier("models:/people@champion", tags, ledger, "default")
+        check_earlier("model.registered: models:/people@champion", digest, ledger, "default")
     requests.close(published(tmp_path) | {"evidence": str(path)})
-    check_earlier("models:/people@champion", tags, ledger, "default")
+    check_earlier("model.registered: models:/people@champion", digest, ledger, "default")
     with pytest.raises(ConfigError, match=r"has not published it for request\.dataset people"):
-        check_earlier("models:/people@champion", tags, ledger, "people")
+        check_earlier("model.registered: models:/people@champion", digest, ledger, "people")
     for other, said in (
         (None, "takes no requests"),
         (Ledger(tmp_path / "other.db"), "the ledger of this run has not published it"),
@@ -67,7 +68,7 @@ def test_a_model_unlearned_before_is_unlearned_again_with_its_own_ledger_only(tm
         with pytest.raises(
             ConfigError, match=f"models:/people@champion was unlearned of other records before .* {said}"
         ):
-            check_earlier("models:/people@champion", tags, other, "default")
+            check_earlier("model.registered: models:/people@champion", digest, other, "default")
 
 
 def test_a_batch_left_by_a_crash_tells_of_the_run_that_went_on_with_it(tmp_path: Path) -> None:
@@ -79,3 +80,29 @@ def test_a_batch_left_by_a_crash_tells_of_the_run_that_went_on_with_it(tmp_path:
     assert ledger.events("unlearned")[-1].details == {"run": "second"} and len(ledger.events("retrained")) == 1
     requests.close(published(tmp_path))
     assert ledger.get(1).status == "published" and ledger.check() == []
+
+
+def test_a_checkpoint_is_known_by_the_evidence_of_its_run_beside_it(tmp_path: Path) -> None:
+    model = tmp_path / "model.ckpt"
+    model.write_bytes(b"weights")
+    assert evidence_beside(model) is None and evidence_beside(tmp_path / "none.ckpt") is None
+    requests, ledger = answered(tmp_path, ["ann"], {"ann", "bob"})
+    hashes = [Hashes("model", "a" * 64, digest_file(model))]
+    path = evidence.write(tmp_path, example(ledger, ["ann"], hashes=hashes), ledger, requests.batch)
+    assert evidence_beside(model) == digest_file(path)
+    model.write_bytes(b"trained anew")
+    assert evidence_beside(model) is None, "the evidence is of another model"
+    path.write_text("{}")
+    assert evidence_beside(model) is None
+
+
+def test_a_dry_run_refuses_no_request_for_good(tmp_path: Path) -> None:
+    ledger, told = Ledger(tmp_path / "ledger.db"), []
+    for ids in (["ann"], ["ann", "bob", "nobody"]):
+        ledger.submit(ids, "asked to")
+    requests = Requests.claim(RequestSection(ledger=True), tmp_path)
+    assert requests.refuse(["nobody"], told.append, for_good=False) == ["ann"]
+    assert "request 2 would be refused: " in told[0] and "nobody" in told[0] and requests.refused == [2]
+    assert [one.status for one in ledger.list()] == ["claimed", "claimed"]
+    requests.close({"status": "dry_run", "verdict": None, "approval": None})
+    assert [one.status for one in ledger.list()] == ["submitted", "submitted"]
