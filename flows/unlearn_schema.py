@@ -28,7 +28,8 @@ class DuplicatesSection(Section):
         default=0.9,
         gt=0,
         le=1,
-        description="Least cosine of the character 3- to 5-grams (tf-idf) of two rows' text; empty: not looked at.",
+        description="Least cosine of the character 3- to 5-grams (tf-idf) of two rows' text; of rows that are no text, the same "
+        "inputs number for number; empty: not looked at.",
     )
     attribution: float | None = Field(
         default=None,

@@ -1,4 +1,4 @@
-"""Rows that are the same record as one to be removed, told by their text or by their gradients.
+"""Rows that are the same record as one to be removed, told by their text, their inputs or their gradients.
 
 Axes: N rows, n of them to be removed, D a layer's flattened projected gradient.
 """
@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from curation.unlearning.alignment import BLOCK_NUMBERS
+from curation.unlearning.traces import known_part, tensor_bytes, tensors_of
 from lorif_core.store import FactorStore
 
 CHARACTERS = (3, 5)
@@ -47,6 +50,27 @@ def by_text(texts: Sequence[str], forget: np.ndarray, least: float) -> list[Dupl
     vectors = TfidfVectorizer(analyzer="char_wb", ngram_range=CHARACTERS).fit_transform(texts)  # sparse [N, grams]
     cosines = np.asarray((vectors[forget] @ vectors.T).todense())  # [n, N]
     return _duplicates(cosines, forget, least)
+
+
+def by_inputs(rows: Dataset[Any], count: int, forget: np.ndarray) -> list[Duplicate]:
+    """Rows whose inputs (pixels, features) are, number for number, those of a row to be removed, whatever their label.
+
+    Inputs with too few different numbers are left alone: two rows may have those by chance.
+
+    Args:
+        rows: (inputs, label) of each row.
+        count: how many there are, N.
+        forget: positions of those to be removed, int [n].
+    """
+
+    def content(row: int) -> bytes:
+        return b"".join(map(tensor_bytes, tensors_of(rows[row][0]).values()))
+
+    gone = set(map(int, forget))
+    known = {content(row): row for row in sorted(gone)}
+    known = {inputs: row for inputs, row in known.items() if known_part(inputs) is not None}
+    others = (row for row in range(count if known else 0) if row not in gone)
+    return [Duplicate(row, known[inputs], 1.0) for row in others if (inputs := content(row)) in known]
 
 
 def by_gradients(store: FactorStore, forget: np.ndarray, least: float) -> list[Duplicate]:

@@ -155,7 +155,7 @@ def _numbers(kind: str, pairs: Iterator[tuple[list[bytes], Iterable[bytes]]]) ->
     """
     found: set[bytes] = set()
     for gone, stay in pairs:
-        own = {part for part in map(_part, gone) if part is not None}
+        own = {part for part in map(known_part, gone) if part is not None}
         starts = {start for start, _ in own}
         for other in stay:
             own -= {(start, other[start : start + MOST_BYTES]) for start in starts}
@@ -163,7 +163,7 @@ def _numbers(kind: str, pairs: Iterator[tuple[list[bytes], Iterable[bytes]]]) ->
     return _table(kind, sorted(found), [True] * len(found))
 
 
-def _part(row: bytes) -> tuple[int, bytes] | None:
+def known_part(row: bytes) -> tuple[int, bytes] | None:
     """(start, bytes) of the part of a row by which it is known; None where there is none, as in a row of zeros."""
     for start in range(0, len(row), MOST_BYTES):
         part = row[start : start + MOST_BYTES]
@@ -175,14 +175,14 @@ def _part(row: bytes) -> tuple[int, bytes] | None:
 def _row_bytes(data: ExampleData, gone: list[int]) -> Iterator[tuple[list[bytes], Iterable[bytes]]]:
     """The tensors of each row: features, pixels, tokens."""
     away, rows = set(gone), data.train_dataset
-    for name in _parts(rows[gone[0]] if gone else {}):
+    for name in tensors_of(rows[gone[0]] if gone else {}):
         yield (
-            [_bytes(_parts(rows[row])[name]) for row in gone],
-            (_bytes(_parts(rows[row])[name]) for row in range(len(rows)) if row not in away),
+            [tensor_bytes(tensors_of(rows[row])[name]) for row in gone],
+            (tensor_bytes(tensors_of(rows[row])[name]) for row in range(len(rows)) if row not in away),
         )
 
 
-def _parts(item: object) -> dict[object, Tensor]:
+def tensors_of(item: object) -> dict[object, Tensor]:
     """The tensors of a row by name or place."""
     named = item.items() if isinstance(item, dict) else enumerate(item if isinstance(item, tuple | list) else [item])
     return {name: part for name, part in named if isinstance(part, Tensor)}
@@ -206,8 +206,9 @@ def _rows_of(store: FactorStore, name: str) -> Iterator[tuple[int, bytes]]:
     for shard in store.manifest.shards:
         with store.opened(shard) as file:
             for row, values in enumerate(file.get_tensor(name)):
-                yield shard.start + row, _bytes(values)
+                yield shard.start + row, tensor_bytes(values)
 
 
-def _bytes(values: Tensor) -> bytes:
+def tensor_bytes(values: Tensor) -> bytes:
+    """A tensor's numbers as they lie in memory."""
     return bytes(values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

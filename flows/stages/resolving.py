@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from curation.data import ExampleData
+from curation.data import CuratedData, ExampleData
 from curation.errors import DataError
 from curation.examples import column_problems, name_rows, write_parquet_atomic
-from curation.unlearning.duplicates import Duplicate, by_gradients, by_text
+from curation.unlearning.duplicates import Duplicate, by_gradients, by_inputs, by_text
 from curation.unlearning.ledger import Ledger
 from flows.stages.common import Arguments, Output, Progress, content_digests, dropping, open_data
 from lorif_core import FactorStore
@@ -50,6 +50,9 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     if texts is not None:
         searched.append(f"text, cosine of tf-idf weighted character n-grams of at least {rules['text']}")
         found += [("near-duplicate by text", one) for one in by_text(texts, gone, rules["text"])]
+    elif rules["text"] is not None and isinstance(data, CuratedData):
+        searched.append("inputs, the same number for number")
+        found += [("same inputs", one) for one in by_inputs(data.train_dataset, len(ids), gone)]
     if rules["attribution"] is not None:
         searched.append(f"attribution, cosine of the gradients in the index of at least {rules['attribution']}")
         store = FactorStore.open(checkout(arguments["index_path"]))
