@@ -258,6 +258,7 @@ def _requests(tokens: list[str]) -> int:
     if command == "verify-evidence":
         parser.add_argument("path", metavar="FILE", help="the evidence file")
         parser.add_argument("--key", metavar="FILE", help="public key (PEM) it must be signed with")
+        parser.add_argument("--model", metavar="FILE", help="a checkpoint that it must be about")
         parser.add_argument("--no-ledger", action="store_true", help="check the file and its signature only")
     add_workspace(parser)
     parser.add_argument("--ledger", metavar="URL", help="the ledger, if not ledger.db in the workspace")

@@ -94,6 +94,8 @@ def verify_evidence(options: argparse.Namespace) -> int:
     unchained = said["ledger"] is None and options.ledger is None
     ledger = None if options.no_ledger or unchained else _open(options)
     problems = evidence.verify(path, ledger, key)
+    if options.model is not None:
+        problems += evidence.model_problems(said, Path(options.model))
     signer = evidence.signer(path)
     event = None if ledger is None else evidence.published(path, ledger)
     if options.json:

@@ -27,11 +27,13 @@ from curation.unlearning.evidence_words import meaning
 from curation.unlearning.ledger import Ledger
 from curation.unlearning.requests import Batch, named_in
 from curation.unlearning.statuses import PUBLISHED
-from lorif_core.atomic import write_bytes
+from lorif_core.atomic import file_digest, write_bytes
 
 logger = logging.getLogger(__name__)
 
 NAME = "evidence.json"
+MODEL = "model"
+"""What the model is called among the hashes."""
 KIND = "evidence"
 """The kind of the ledger's event."""
 DIGEST = "digest"
@@ -177,6 +179,23 @@ def verify(path: Path, ledger: Ledger | None = None, public_key: Ed25519PublicKe
         problems += [f"ledger: {problem}" for problem in ledger.check()]
         problems += _entry(said, whole, seal, ledger)
     return problems
+
+
+def model_problems(said: Mapping[str, Any], model: Path) -> list[str]:
+    """Why an evidence is not about the model in a file: it has another sha256 than the model after.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    try:
+        found = file_digest(model)
+    except OSError as error:
+        raise DataError([f"{model}: {error.strerror}"]) from None
+    hashes = [one for one in said.get("hashes", ()) if isinstance(one, dict) and one.get("name") == MODEL]
+    if any(one.get("after") == found for one in hashes):
+        return []
+    known = " (the model before, which knows the records)" if any(one.get("before") == found for one in hashes) else ""
+    return [f"model: {model} has sha256 {found}{known}, the file is about {[one.get('after') for one in hashes]}"]
 
 
 def published(path: Path, ledger: Ledger) -> Event | None:

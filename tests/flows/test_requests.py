@@ -30,7 +30,7 @@ def said(capsys: pytest.CaptureFixture[str], *command: str, code: int = 0) -> st
     """What `curate requests` prints, on either stream."""
     assert main(["requests", *command]) == code
     printed = capsys.readouterr()
-    assert "Traceback" not in printed.err and (printed.err == "") == (code == 0 or "problems" in printed.out)
+    assert "Traceback" not in printed.err and (printed.err == "") == (code == 0 or "problem" in printed.out)
     return printed.out + printed.err
 
 
@@ -79,6 +79,10 @@ def test_evidence_is_checked(tmp_path: Path, workspace: Path, capsys: pytest.Cap
     whole, digest = path.read_text(), digest_file(path)
     assert "not looked at (--no-ledger)" in said(capsys, "verify-evidence", str(path), "--no-ledger")
     assert "not compared with a key of yours" in said(capsys, "verify-evidence", str(path), "--no-ledger")
+    model = tmp_path / "model.ckpt"
+    model.write_bytes(b"another")
+    other = said(capsys, "verify-evidence", str(path), "--model", str(model), code=1)
+    assert f"model: {model} has sha256 {digest_file(model)}, the file is about ['" in other and "1 problem: " in other
     path.write_text(path.read_text().replace('"tier":"E2"', '"tier":"E0"'))
     bad = said(capsys, "verify-evidence", str(path), code=1)
     assert "digest: the file has sha256" in bad and "problems: " in bad

@@ -53,6 +53,20 @@ def test_what_is_written_can_be_checked(written: tuple[Path, Ledger]) -> None:
     assert ledger.events("evidence")[0].details["digest"] == file_digest(path)
 
 
+def test_a_model_is_the_one_it_is_about_or_not(tmp_path: Path) -> None:
+    ledger, batch = verified(tmp_path, IDS)
+    before, after = tmp_path / "before.ckpt", tmp_path / "after.ckpt"
+    before.write_bytes(b"before")
+    after.write_bytes(b"after")
+    hashes = [evidence_model.Hashes("model", file_digest(before), file_digest(after))]
+    said = evidence.read(evidence.write(tmp_path, example(ledger, IDS, hashes=hashes), ledger, batch))
+    assert evidence.model_problems(said, after) == []
+    (problem,) = evidence.model_problems(said, before)
+    assert "(the model before, which knows the records)" in problem and file_digest(after) in problem
+    with pytest.raises(DataError, match="No such file"):
+        evidence.model_problems(said, tmp_path / "none.ckpt")
+
+
 def test_a_repeated_write_changes_nothing(tmp_path: Path) -> None:
     ledger, batch = verified(tmp_path, IDS)
     path = evidence.write(tmp_path, example(ledger, IDS), ledger, batch, KEY)
