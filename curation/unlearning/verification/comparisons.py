@@ -13,7 +13,7 @@ import numpy as np
 from scipy import stats
 
 from curation.unlearning.evidence_model import Test
-from curation.unlearning.verification.intervals import ForgetQuality, bootstrap, holm
+from curation.unlearning.verification.intervals import ForgetQuality, bootstrap, forget_quality, holm
 from curation.unlearning.verification.klom import LEAST_MODELS, klom_of_one, shifts
 from curation.unlearning.verification.panel import TPR, Panel, exact
 from curation.unlearning.verification.scan import Scan
@@ -68,8 +68,10 @@ def comparisons(
         Test(f"forget_quality/retrained_{s}", *each.statistic[:3], null, each.statistic.n, each.p_value)
         for s, each in enumerate(quality)
     ]
-    if quality and before.forget_quality is not None:  # of the first of them, as all of a panel that compares
-        tests[0] = replace(tests[0], before=before.forget_quality.statistic.point)
+    if before.truth_ratios is not None:
+        known = [each.truth_ratios for each in references if each.truth_ratios is not None]
+        apart = [forget_quality(before.truth_ratios, each).statistic.point for each in known]
+        tests = [replace(test, before=point) for test, point in zip(tests, apart, strict=True)]
     tests += [_exactly("forget", [each.scan_forget for each in (before, found, *references)], seed)]
     tests += [_paired(name, before, found, references) for name in PAIRED if name in found.metrics]
     for name in found.attacks:
@@ -138,6 +140,7 @@ def _margins(before: Panel, found: Panel, references: Sequence[Panel], seed: int
 def _shown(name: str, before: Panel, found: Panel, references: Sequence[Panel]) -> Test:
     metric = found.metrics[name]
     there = [panel.metrics[name]["agg_value"] for panel in references if name in panel.metrics]
-    count = len(metric["value_by_index"]) or len(found.losses_forget)
+    rows = found.losses_retain if name == "model_utility" else found.losses_forget
+    count = len(metric["value_by_index"]) or len(rows)
     null, known = float(np.mean(there)), before.metrics[name]["agg_value"]
     return Test(name, metric["agg_value"], metric["low"], metric["high"], null, count, before=known)

@@ -267,14 +267,15 @@ def test_every_test_has_its_interval_its_null_and_what_it_was_before(world, anot
             name
         )
         assert meaning(name), name
-        known = name.startswith("loss_gap") or name in ("forget_quality/retrained_1", "forget_quality/retrained_2")
-        assert (test.before is None) == known, name
+        assert (test.before is None) == name.startswith("loss_gap"), name
     assert tests["klom"].point == another.klom.mean and tests["klom"].before > 10 * tests["klom"].null
     after, before = another.panels["after"], another.panels["before"]
     assert tests["mia_loss/tpr_at_1_fpr"].point == after.attacks["mia_loss"].tpr.point
     assert after.to_json()["mia_loss"]["tpr_at_1_fpr"]["high"] == after.attacks["mia_loss"].tpr.high
     assert tests["forget_Q_A_Prob"].before == before.metrics["forget_Q_A_Prob"]["agg_value"] > 0.9
     parts = [after.metrics[name]["agg_value"] for name in UTILITY]
+    assert tests["model_utility"].n == len(after.losses_retain) == 21 and tests["forget_exact"].before == 1
+    assert tests["forget_quality/retrained_0"].before == before.forget_quality.statistic.point
     assert tests["model_utility"].point == pytest.approx(3 / sum(1 / part for part in parts))
 
 
