@@ -12,6 +12,7 @@ import torch
 from lightning import LightningModule
 
 from curation.data import CuratedData, ExampleData, build_data
+from curation.data.questions import Questions
 from curation.errors import DataError
 from curation.models import build_model, load_model
 from flows.files import digest_file, digest_of
@@ -114,6 +115,19 @@ def open_labelled(arguments: Arguments) -> CuratedData:
     data = open_data(arguments)
     if not isinstance(data, CuratedData):
         raise DataError([f"{arguments['data']['class_path']} holds {data.payload_kind}; expected rows with labels"])
+    return data
+
+
+def questions_of(data: ExampleData) -> Questions:
+    """The data of a job whose objective teaches another answer.
+
+    Raises:
+        DataError: the rows are no questions.
+    """
+    if not isinstance(data, Questions):
+        raise DataError(
+            [f"unlearn.objective: dpo and idk answer questions otherwise; the data holds {data.payload_kind}"]
+        )
     return data
 
 

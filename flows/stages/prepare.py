@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from curation.data import CuratedData
+from curation.data import CuratedData, ExampleData
 from curation.data.questions import Questions
-from curation.errors import CurationError, ModelError, TrainingError
+from curation.errors import CurationError, DataError, ModelError, TrainingError
 from curation.examples import table_digest, write_parquet_atomic
 from curation.mislabel import forward_pass
 from curation.models import kind_of
@@ -29,6 +29,7 @@ from flows.stages.common import (
     open_data,
     open_labelled,
     purged_rows,
+    questions_of,
     trained_model,
     true_labels,
 )
@@ -76,7 +77,7 @@ def load(arguments: Arguments, folder: Path, progress: Progress) -> Output:
         open_labelled(arguments)
         _check_head(model, batch)
     if "unlearn" in arguments:
-        _check_objective(arguments["unlearn"], model, batch)
+        _check_objective(arguments["unlearn"], data, model, batch)
         request = arguments["request"]
         if not request["ledger"]:  # its requests are refused one by one
             resolving.asked_for(data, request, named_ids(request))
@@ -122,19 +123,25 @@ def load(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     )
 
 
-def _check_objective(options: Arguments, model: nn.Module, batch: Any) -> None:
-    """Nothing, when the objective takes its options, and the model the objective.
+def _check_objective(options: Arguments, data: ExampleData, model: nn.Module, batch: Any) -> None:
+    """Nothing, when the objective takes its options, and data and model the objective.
 
     Raises:
         ModelError: it does not; the text lists the options it takes.
+        DataError: the objective teaches another answer, and the rows are no questions.
     """
     try:
         if options["objective"] == NEWTON:
             made_of(f"objective {NEWTON}", NewtonOptions, options["options"])
             check_head(model, batch)
         else:
-            build_objective(options["objective"], options["options"])
-    except ModelError:
+            objective = build_objective(options["objective"], options["options"])
+            if objective.needs_alternative:
+                questions_of(data)
+            problems = objective.problems(model)
+            if problems:
+                raise ModelError("\n".join(f"unlearn.options: {problem}" for problem in problems))
+    except (ModelError, DataError):
         raise
     except CurationError as error:
         raise ModelError(f"unlearn.options: {error}") from error

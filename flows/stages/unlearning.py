@@ -12,7 +12,6 @@ from torch.utils.data import Dataset
 
 from curation.data import ExampleData
 from curation.data.questions import Questions
-from curation.errors import DataError
 from curation.models.checkpoints import read_checkpoint, write_checkpoint
 from curation.options import made_of
 from curation.training import TrainOptions, train
@@ -25,7 +24,7 @@ from curation.unlearning.unlearner import REFERENCE, unlearn
 from curation.unlearning.ways import Aligner
 from flows.environment import threads_default
 from flows.files import write_json
-from flows.stages.common import Arguments, Output, Progress, new_model, open_data, trained_model
+from flows.stages.common import Arguments, Output, Progress, new_model, open_data, questions_of, trained_model
 from flows.stages.weighing import by_cosine, read_weights, split_rows
 
 RENEW_EVERY = 5
@@ -154,8 +153,6 @@ def _alternative(data: ExampleData, forget: Rows, answer: str) -> Rows:
     Raises:
         DataError: the rows are no questions.
     """
-    if not isinstance(data, Questions):
-        raise DataError(
-            [f"unlearn.objective: dpo and idk answer questions otherwise; the data holds {data.payload_kind}"]
-        )
-    return Rows(_Answered(data, forget.positions.tolist(), answer), forget.positions, forget.collate, forget.size)
+    return Rows(
+        _Answered(questions_of(data), forget.positions.tolist(), answer), forget.positions, forget.collate, forget.size
+    )

@@ -70,6 +70,10 @@ class UnlearningObjective(ABC):
     needs_oracle: ClassVar[bool] = False
     """A model that never saw the records."""
 
+    def problems(self, model: nn.Module) -> list[str]:
+        """What it needs of the model and the model has not."""
+        return []
+
     @abstractmethod
     def forget_losses(self, model: nn.Module, step: Step) -> Tensor:
         """L_forget of each record [B]; it falls as the record is forgotten."""

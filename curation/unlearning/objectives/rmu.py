@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -33,6 +33,11 @@ class RMU(UnlearningObjective):
     gamma: float = 1.0
     alpha: float = 1.0
     retain: Retain = "nll"
+
+    def problems(self, model: nn.Module) -> list[str]:
+        """No such layer; says which there are."""
+        modules = dict(model.named_modules())
+        return [] if self.layer in modules else [_missing(self.layer, modules)]
 
     def forget_losses(self, model: nn.Module, step: Step) -> Tensor:
         """[B]."""
@@ -69,7 +74,7 @@ class RMU(UnlearningObjective):
 def _output_of(model: nn.Module, layer: str) -> Iterator[list[Tensor]]:
     modules = dict(model.named_modules())
     if layer not in modules:
-        raise ModelError(f"rmu: the model has no module {layer!r}; it has {', '.join(sorted(modules)[:30])}")
+        raise ModelError(_missing(layer, modules))
     found: list[Tensor] = []
     hook = modules[layer].register_forward_hook(
         lambda module, args, output: found.append(output[0] if isinstance(output, tuple) else output)
@@ -78,6 +83,10 @@ def _output_of(model: nn.Module, layer: str) -> Iterator[list[Tensor]]:
         yield found
     finally:
         hook.remove()
+
+
+def _missing(layer: str, modules: Iterable[str]) -> str:
+    return f"rmu: the model has no module {layer!r}; it has {', '.join(sorted(modules)[:30])}"
 
 
 def _over_tokens(values: Tensor, mask: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from curation.errors import DataError
+from curation.errors import DataError, ModelError
 from curation.unlearning.duplicates import by_gradients, by_text
 from curation.unlearning.ledger import Ledger
 from flows.schema import DataSection
@@ -155,6 +155,24 @@ def test_a_model_unlearns_and_loads_as_its_own(tmp_path: Path) -> None:
         found.files["checkpoint"],
         *found.spent,
     } - {"reference.safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("objective", "options", "said"),
+    [
+        ("dpo", {}, "unlearn.objective: dpo and idk answer questions otherwise; the data holds image"),
+        ("rmu", {"layer": "blocks.7"}, "unlearn.options: rmu: the model has no module 'blocks.7'; it has "),
+        ("rmu", {}, "layer"),
+    ],
+)
+def test_an_objective_that_data_or_model_cannot_serve_is_told_before_training(
+    objective: str, options: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    tree = {"data": {"class_path": "Digits"}, "request": {"ids": [4]}, "root": tmp_path}
+    config = UnlearnConfig.model_validate(tree | {"unlearn": {"objective": objective, "options": options}})
+    job = config.model_dump(mode="json") | {"index_asked": []}
+    with pytest.raises((DataError, ModelError), match=said):
+        prepare.load(job, tmp_path, ignore)
 
 
 def test_a_classifier_unlearns_by_a_newton_step_of_its_head_alone(tmp_path: Path) -> None:
