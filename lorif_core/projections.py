@@ -32,6 +32,10 @@ PCA_POSITIONS = 2048
 """The fewest positions (examples x tokens) a pca projection is estimated from, where there are as many."""
 PCA_POSITIONS_A_SIDE = 2
 """Positions for each unit of the widest side, where that is more (on a small GPT, 2 to 300 gave the same LDS)."""
+EXACT_SIDE = 256
+"""The largest side whose eigenvectors are all computed, in float64."""
+ITERATIONS, OVERSAMPLING = 5, 16
+"""Of the subspace iteration for a wider side, and the directions it has more than are wanted."""
 
 
 def projected_size(side: int, factor: float) -> int:
@@ -176,8 +180,22 @@ def top_eigenvectors(moment: Tensor, d: int) -> Tensor:
 
 
 def top_eigenpairs(moment: Tensor, d: int) -> tuple[Tensor, Tensor]:
-    """(values [d], vectors [n, d]) of the d largest eigenvalues of [n, n], largest first, fixed signs."""
-    values, vectors = torch.linalg.eigh(moment if len(moment) <= 512 else moment.float())
+    """(values [d], vectors [n, d]) of the d largest eigenvalues of [n, n], largest first, fixed signs.
+
+    Where few are wanted of a large moment, by subspace iteration in float32: the directions found then hold, to a few parts
+    in a thousand, as much of the moment as the best ones do, in a fraction of the time.
+    """
+    size = len(moment)
+    if size <= EXACT_SIDE or 3 * d >= size:
+        values, vectors = torch.linalg.eigh(moment if size <= EXACT_SIDE else moment.float())
+    else:
+        moment = moment.float()
+        basis = torch.randn(size, d + OVERSAMPLING, generator=torch.Generator().manual_seed(0)).to(moment.device)
+        for _ in range(ITERATIONS):
+            basis = torch.linalg.qr(moment @ basis)[0]  # [n, n] @ [n, d + p]
+        small = basis.T @ (moment @ basis)  # [d + p, d + p]
+        values, weights = torch.linalg.eigh((small + small.T) / 2)
+        vectors = basis @ weights
     values, vectors = values.flip(0)[:d], vectors.flip(1)[:, :d]
     largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
     return values, vectors * largest.sign()
