@@ -33,10 +33,10 @@ def contract(projected: Tensor, dy: Tensor, p_out: Tensor | None) -> LayerGradie
     """From X P_in [B, T, d1] and dY [B, T, b]."""
     positions, d1, b = projected.shape[1], projected.shape[2], dy.shape[2]
     d2 = b if p_out is None else p_out.shape[1]
-    if positions < min(d1, d2) or p_out is None:
+    if positions < min(d1, d2):
         return projected, project(dy, p_out)
-    if positions * b * d2 + positions * d1 * d2 < positions * d1 * b + d1 * b * d2:
-        return projected, dy @ p_out
+    if p_out is None or positions * b * d2 + positions * d1 * d2 < positions * d1 * b + d1 * b * d2:
+        return projected.mT @ project(dy, p_out)  # [B, d1, T] @ [B, T, d2] -> [B, d1, d2]
     return projected.mT @ dy @ p_out  # [B, d1, T] @ [B, T, b] -> [B, d1, b] @ [b, d2] -> [B, d1, d2]
 
 
@@ -82,7 +82,8 @@ def energy(gradient: LayerGradient) -> Tensor:
     if isinstance(gradient, Rows):
         gradient = gradient.values
     if isinstance(gradient, Tensor):
-        return gradient.square().sum((1, 2))
+        norms: Tensor = torch.linalg.vector_norm(gradient, dim=(1, 2))
+        return norms.square()
     x, dy = gradient
     return ((x @ x.mT) * (dy @ dy.mT)).sum((1, 2))  # [B, T, T]
 

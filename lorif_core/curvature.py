@@ -21,16 +21,7 @@ import torch
 from torch import Tensor
 
 from lorif_core.blocks import Block
-from lorif_core.damping import (
-    SAMPLE,
-    Sampled,
-    chosen_damping,
-    damping_of,
-    evenly_spaced,
-    left_out_damping,
-    lost_damping,
-    sampled,
-)
+from lorif_core.damping import SAMPLE, Sampled, damping_for, evenly_spaced, sampled
 from lorif_core.inverse import DualInverse, KernelInverse, LayerInverse, PrimalInverse
 from lorif_core.manifest import LayerEntry
 from lorif_core.options import AUTO, CurvatureOptions
@@ -54,6 +45,8 @@ KERNEL_BYTES = 2**28
 """Of all Cholesky factors of an index, held for its queries and made whenever it is opened: about a second of one core."""
 KERNEL_NUMBERS = 4096
 """Of an example's layer, times its rank c: what a dot product of two of them costs then."""
+SINGLE = 1e-3
+"""Lambda, over the mean squared norm of a layer's rows, from which on float32 is precise enough for their dot products."""
 DUAL_BYTES = 24
 """Of the dual form, N^2 times: K, a copy of it and what its eigenvectors are found in."""
 MEMORY_LIMIT = 2**30
@@ -135,8 +128,8 @@ def whole_layers(layers: Sequence[LayerEntry], examples: int, options: Curvature
 
 def kernel_inverses(store: FactorStore, damping: dict[str, float], device: torch.device) -> dict[str, LayerInverse]:
     """The `KernelInverse` of each layer in `damping`, from its rows."""
-    layers = [layer for layer in store.manifest.layers if layer.name in damping]
-    return {x.name: KernelInverse.of(_kernel(_Stream(store, x, device), len(store)), damping[x.name]) for x in layers}
+    streams = {x.name: _Stream(store, x, device) for x in store.manifest.layers if x.name in damping}
+    return {name: _whole(stream, damping[name], stream.trace()) for name, stream in streams.items()}
 
 
 def _block_rows(layer: LayerEntry) -> int:
@@ -180,7 +173,7 @@ def _inverse(store: FactorStore, options: CurvatureOptions, one: Sum) -> LayerIn
         vectors, values = one.vectors, one.values
     kept = vectors[:, :rank].contiguous()
     top = values[:rank].contiguous()
-    lam = _damping(
+    lam = damping_for(
         store,
         layer,
         options,
@@ -193,16 +186,23 @@ def _inverse(store: FactorStore, options: CurvatureOptions, one: Sum) -> LayerIn
 
 def _fit_whole(store: FactorStore, layer: LayerEntry, options: CurvatureOptions, device: torch.device) -> LayerInverse:
     """The inverse of a layer with fewer rows than numbers, with all of its directions."""
-    kernel = _kernel(_Stream(store, layer, device), len(store))
-    trace = float(kernel.trace())
+    stream = _Stream(store, layer, device)
+    trace = stream.trace()
 
     def sample() -> tuple[Sampled, Tensor]:
         rows = evenly_spaced(len(store), SAMPLE).to(device)
-        values, vectors = torch.linalg.eigh(kernel)
+        values, vectors = torch.linalg.eigh(_kernel(stream, torch.float64))
         values = values.clamp_min(0)
         return sampled(vectors[rows] * values.sqrt(), None, len(store)), values
 
-    return KernelInverse.of(kernel, _damping(store, layer, options, trace, trace / len(store), sample))
+    return _whole(stream, damping_for(store, layer, options, trace, trace / len(store), sample), trace)
+
+
+def _whole(stream: _Stream, damping: float, trace: float) -> KernelInverse:
+    """The inverse with all directions of a layer with few rows, from its lambda and trace(G^T G)."""
+    single = damping * len(stream.store) >= SINGLE * trace
+    dtype = torch.float32 if single else torch.float64
+    return KernelInverse.of(_kernel(stream, dtype), damping, dtype)
 
 
 def _fit_dual(
@@ -211,13 +211,13 @@ def _fit_dual(
     """The inverse of a layer with fewer rows than numbers."""
     stream, examples = _Stream(store, layer, device), len(store)
     rank, computed = _rank(options, layer, examples)
-    trace = sum(float(block.squared_norms().sum()) for block in stream.blocks())
+    trace = stream.trace()
 
     if trace == 0 or (rank == 0 and options.damping_rule != "paper"):
         vectors, values = torch.zeros(layer.size, 0, device=device), torch.zeros(0, device=device)
-        lam = _damping(store, layer, options, trace, 0.0, lambda: (stream.sample(vectors), values))
+        lam = damping_for(store, layer, options, trace, 0.0, lambda: (stream.sample(vectors), values))
         return PrimalInverse(vectors, values, lam, trace)
-    kernel = _kernel(stream, examples)
+    kernel = _kernel(stream, torch.float64)
     weights, coordinates, values, outside = _dual(kernel, computed, rank, options.seed + number)
 
     top = values[:rank]
@@ -227,7 +227,7 @@ def _fit_dual(
         gram = kernel[rows][:, rows] if bool(outside.any()) else None
         return sampled(coordinates[rows].double(), gram, examples), top
 
-    lam = _damping(store, layer, options, trace, _mean(values, computed), sample)
+    lam = damping_for(store, layer, options, trace, _mean(values, computed), sample)
     return DualInverse(weights, coordinates, top, outside, lam)
 
 
@@ -250,6 +250,10 @@ class _Stream:
         """
         return self.store.blocks(self.layer.name, max(1, min(BLOCK_ROWS, BLOCK_NUMBERS // self.layer.numbers)))
 
+    def trace(self) -> float:
+        """The sum of squared gradient norms."""
+        return sum(float(block.squared_norms().sum()) for block in self.blocks())
+
     def sample(self, vectors: Tensor) -> Sampled:
         """What `auto` needs of evenly spaced rows, for directions V [D, r], in one pass."""
         count = min(SAMPLE, max(2, BLOCK_NUMBERS // self.layer.size))
@@ -263,48 +267,21 @@ class _Stream:
         return sampled(found @ vectors.double(), gram, len(self.store))
 
 
-def _damping(
-    store: FactorStore,
-    layer: LayerEntry,
-    options: CurvatureOptions,
-    trace: float,
-    mean: float,
-    sample: Callable[[], tuple[Sampled, Tensor]],
-) -> float:
-    """Lambda of a layer.
-
-    Args:
-        store: the index.
-        layer: one of its.
-        options: the rule, or `auto`.
-        trace: of G^T G.
-        mean: of the computed squared singular values.
-        sample: some rows and the squared singular values kept, asked only where lambda is to be chosen.
-    """
-    examples = len(store)
-    if options.damping != AUTO:
-        return damping_of(options, trace, examples, layer.size, mean)
-    if trace == 0 or examples == 1:  # nothing to choose by: H^-1 = I, or an example that has no others
-        return trace or 1.0
-    rows, kept = sample()
-    best = chosen_damping(rows, kept, trace / examples) + left_out_damping(trace, kept, examples, layer.size)
-    return best + lost_damping(store.manifest.energy(layer.name), trace, examples, layer.size)
-
-
 def _mean(values: Tensor, computed: int) -> float:
     """Of the computed squared singular values, those that are zero and not listed included."""
     return float(values.double().sum()) / max(computed, 1)
 
 
-def _kernel(stream: _Stream, examples: int) -> Tensor:
-    """K = G G^T [N, N], float64."""
+def _kernel(stream: _Stream, dtype: torch.dtype) -> Tensor:
+    """K = G G^T [N, N], float64, its numbers computed in `dtype`."""
+    examples = len(stream.store)
     kernel = torch.zeros(examples, examples, dtype=torch.float64, device=stream.device)
     for one in stream.stored_blocks():
-        rows, double = slice(one.start, one.start + len(one)), one.to(stream.device, torch.float64)
+        rows, left = slice(one.start, one.start + len(one)), one.to(stream.device, dtype)
         for other in stream.stored_blocks():  # streamed again, so that two blocks are all that is held
             if other.start >= one.start:
                 columns = slice(other.start, other.start + len(other))
-                part = double.inner_products(other.to(stream.device, torch.float64))  # [n, m]
+                part = left.inner_products(other.to(stream.device, dtype))  # [n, m]
                 kernel[rows, columns] = part
                 if other.start > one.start:
                     kernel[columns, rows] = part.T

@@ -28,13 +28,16 @@ fitted the rest), it is a poor curvature after `whitened` projections, and the b
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lorif_core.manifest import LayerEntry
 from lorif_core.options import AUTO, CurvatureOptions
+from lorif_core.store import FactorStore
 
 SAMPLE = 2048
 """n: examples that are left out in turn, evenly spaced; few make most of heavy-tailed ones, so all where possible."""
@@ -55,6 +58,34 @@ class Sampled:
     """|g - V V^T g|^2 [n], zero where V spans all stored gradients."""
     shared: Tensor
     """Sum over the N - 1 other examples of the squared dot products of the parts outside V [n]; from those sampled."""
+
+
+def damping_for(
+    store: FactorStore,
+    layer: LayerEntry,
+    options: CurvatureOptions,
+    trace: float,
+    mean: float,
+    sample: Callable[[], tuple[Sampled, Tensor]],
+) -> float:
+    """Lambda of a layer.
+
+    Args:
+        store: the index.
+        layer: one of its.
+        options: the rule, or `auto`.
+        trace: of G^T G.
+        mean: of the computed squared singular values.
+        sample: some rows and the squared singular values kept, asked only where lambda is to be chosen.
+    """
+    examples = len(store)
+    if options.damping != AUTO:
+        return damping_of(options, trace, examples, layer.size, mean)
+    if trace == 0 or examples == 1:  # nothing to choose by: H^-1 = I, or an example that has no others
+        return trace or 1.0
+    rows, kept = sample()
+    best = chosen_damping(rows, kept, trace / examples) + left_out_damping(trace, kept, examples, layer.size)
+    return best + lost_damping(store.manifest.energy(layer.name), trace, examples, layer.size)
 
 
 def sampled(coordinates: Tensor, gram: Tensor | None, examples: int) -> Sampled:

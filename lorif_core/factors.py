@@ -11,6 +11,7 @@ depend on the batch an example comes in.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -22,7 +23,9 @@ from lorif_core.projections import random_normal
 Factors = tuple[Tensor, Tensor]
 """(left [B, d1, c], right [B, d2, c]), float32."""
 ITERATIONS = 16
-"""Of the block iteration for c > 1; c = 1 takes 8 (papers/lorif.md 3.3)."""
+"""Of the block iteration for c > 1 (papers/lorif.md 3.3)."""
+SINGLE_ITERATIONS = 8
+"""Of the iteration for c = 1 (the same)."""
 DEPENDENT = 1e-5
 """A column whose part outside the earlier ones is smaller than this share of it is rounding noise in float32."""
 
@@ -38,7 +41,6 @@ def factorise(gradients: dict[str, LayerGradient], ranks: dict[str, int], seed: 
     found: dict[str, Factors] = {}
     whole: dict[str, Factors | Tensor] = {}
     waiting: dict[tuple[int, int, int], dict[str, Tensor]] = {}
-    scales: dict[str, Tensor | float] = {}
     for name, gradient in gradients.items():
         rank = ranks[name]
         if rank == 0:
@@ -50,34 +52,42 @@ def factorise(gradients: dict[str, LayerGradient], ranks: dict[str, int], seed: 
             if positions == 1 and rank == 1:
                 found[name] = (x.mT, dy.mT)  # [B, d1, 1], [B, d2, 1]
                 continue
-            (x, x_scale), (dy, dy_scale) = _moderate(x), _moderate(dy)
             if positions < smallest and rank < smallest:
+                scales = _scales(x), _scales(dy)
+                x, dy = x / scales[0], dy / scales[1]
                 left, right = _dominant_pair(x, dy, seed) if rank == 1 else _iterate(_implicit(x, dy), dy, rank, seed)
-                found[name] = left * x_scale * dy_scale, right
+                found[name] = left * scales[0] * scales[1], right
                 continue
-            gradient, scales[name] = (x, dy), x_scale * dy_scale
         few = isinstance(gradient, Rows) and rank <= gradient.values.shape[1] < gradient.width
-        matrix, scale = _moderate(gradient.values if isinstance(gradient, Rows) and few else dense(gradient))
-        scales[name] = scale * scales.get(name, 1.0)
+        matrix = gradient.values if isinstance(gradient, Rows) and few else dense(gradient)
         waiting.setdefault((matrix.shape[1], matrix.shape[2], rank), {})[name] = matrix
-    for (_, _, rank), group in waiting.items():
-        stacked = torch.cat(list(group.values()))  # [B x layers, d1, d2]
-        left, right = _dominant(stacked, seed) if rank == 1 else _iterate(_explicit(stacked), stacked, rank, seed)
+    for (d1, d2, rank), group in waiting.items():
+        tall = d1 > d2 and rank == 1
+        stacked = _stacked(list(group.values()), swapped=tall)
+        scale = _scales(stacked)
+        stacked /= scale
+        if rank == 1:
+            left, right = _dominant(stacked, tall, seed)
+        else:
+            left, right = _iterate(_explicit(stacked), stacked, rank, seed)
         size = len(stacked) // len(group)
-        parts = zip(group, left.split(size), right.split(size), strict=True)
-        found |= {name: (u * scales[name], v) for name, u, v in parts}
+        found |= zip(group, zip((left * scale).split(size), right.split(size), strict=True), strict=True)
     return whole | {name: _spread(gradients[name], factors) for name, factors in found.items()}
 
 
-def _moderate(batch: Tensor) -> tuple[Tensor, Tensor]:
-    """A batch [B, n, m] over powers of two, one an example [B, 1, 1], that bring its largest number near one.
+def _stacked(matrices: list[Tensor], swapped: bool) -> Tensor:
+    """Batches [B, d1, d2] of several layers as one [B x layers, d1, d2], contiguous; `swapped`: as [B x layers, d2, d1]."""
+    return torch.cat([matrix.mT for matrix in matrices] if swapped else matrices).contiguous()
 
-    The iterations multiply up to four of them: without this, gradients near 1e-10 or 1e+10 leave what float32 can hold. A power
-    of two changes no digit.
+
+def _scales(batch: Tensor) -> Tensor:
+    """Powers of two, one an example [B, 1, 1], near the largest number of each example of [B, n, m].
+
+    The iterations multiply up to four of them: unless they are divided by this, gradients near 1e-10 or 1e+10 leave what
+    float32 can hold. A power of two changes no digit.
     """
-    _, exponents = torch.frexp(batch.abs().amax((1, 2), keepdim=True))
-    scale = torch.ldexp(torch.ones_like(batch[:, :1, :1]), exponents)
-    return batch / scale, scale
+    _, exponents = torch.frexp(torch.maximum(batch.amax((1, 2), keepdim=True), -batch.amin((1, 2), keepdim=True)))
+    return torch.ldexp(torch.ones_like(batch[:, :1, :1]), exponents)
 
 
 def _spread(gradient: LayerGradient, factors: Factors) -> Factors:
@@ -88,49 +98,57 @@ def _spread(gradient: LayerGradient, factors: Factors) -> Factors:
     return factors
 
 
-def _dominant(matrix: Tensor, seed: int) -> Factors:
-    """C = 1: the iterations as one product with (G G^T)^8 (or (G^T G)^8), three squarings of the smaller Gram.
+def _dominant(short: Tensor, tall: bool, seed: int) -> Factors:
+    """C = 1: power iteration with the smaller of G G^T and G^T G.
 
-    Either way, as with pairs, the right vector is that of (G^T G)^9 times the start.
+    Either way, as with pairs, the right vector is that of (G^T G)^9 times the start. Vectors are rows here: on a CPU a batch of
+    products of a row with a contiguous matrix takes a fraction of the time of as many with a column.
+
+    Args:
+        short: G [B, m, n], m <= n, contiguous; where `tall`, G^T.
+        tall: G is [n, m].
+        seed: of the start.
     """
-    start = _start(matrix.shape[2], 1, seed, matrix.device)
-    if matrix.shape[1] > matrix.shape[2]:
-        gram = matrix.mT @ matrix  # [B, d2, d2]
-        right = unit(_eighth_power(gram) @ (gram @ start))  # [B, d2, d2] @ [B, d2, 1]
-        return matrix @ right, right
-    gram = matrix @ matrix.mT  # [B, d1, d1]
-    left = unit(_eighth_power(gram) @ (matrix @ start))  # [B, d1, d1] @ [B, d1, 1]
-    right = matrix.mT @ left  # [B, d2, 1], its length the singular value
-    length = right.norm(dim=1, keepdim=True).clamp_min(torch.finfo(right.dtype).tiny)
-    return gram @ (left / length), right / length  # G v = G G^T u / |G^T u|
+    gram = short @ short.mT  # [B, m, m]
+    onto = gram if tall else short
+    begin = onto @ _start(onto.shape[2], 1, seed, short.device)[0, :, 0]  # [B, m]
+    first = _powers(begin.unsqueeze(1), gram)  # [B, 1, m] @ [B, m, m]
+    second = first @ short  # [B, 1, m] @ [B, m, n], its length the singular value
+    if tall:
+        return second.mT, first.mT
+    return (first @ gram / _norm(second)).mT, _normal(second).mT  # G v = G G^T u / |G^T u|
 
 
 def _dominant_pair(x: Tensor, dy: Tensor, seed: int) -> Factors:
-    """The same for G = X^T dY without forming it, through the T x T matrix (dY dY^T)(X X^T)."""
-    power = _eighth_power((dy @ dy.mT) @ (x @ x.mT))  # [B, T, T]
-    left = x.mT @ (power @ (dy @ _start(dy.shape[2], 1, seed, dy.device)))  # [B, d1, T] @ [B, T, 1]
-    right = unit(dy.mT @ (x @ unit(left)))
-    return x.mT @ (dy @ right), right
+    """The same for G = X^T dY without forming it, through X X^T and dY dY^T [B, T, T]."""
+    inputs, outputs = x @ x.mT, dy @ dy.mT
+    begin = dy @ _start(dy.shape[2], 1, seed, dy.device)[0, :, 0]  # [B, T]
+    row = _normal(_powers(begin.unsqueeze(1), inputs, outputs) @ inputs)  # [B, 1, T]
+    right = row @ dy  # [B, 1, T] @ [B, T, d2]
+    return (row @ outputs / _norm(right) @ x).mT, _normal(right).mT  # G v = X^T dY v
 
 
-def _eighth_power(square: Tensor) -> Tensor:
-    """A multiple of M^8, scaled at every step so that nothing overflows or vanishes."""
-    for _ in range(3):
-        square = _scaled(square)
-        square = square @ square
-    return _scaled(square)
+def _powers(row: Tensor, *matrices: Tensor) -> Tensor:
+    """[B, 1, n] times the product of [B, n, n], `SINGLE_ITERATIONS` times, of length one."""
+    for _ in range(SINGLE_ITERATIONS):
+        for matrix in matrices:
+            row = row @ matrix
+        row = _normal(row)
+    return row
 
 
-def _scaled(square: Tensor) -> Tensor:
-    return square.div(square.abs().amax((1, 2), keepdim=True).clamp_min(torch.finfo(square.dtype).tiny))
+def _normal(row: Tensor) -> Tensor:
+    """Vectors [B, 1, n] of length one; zero stays zero."""
+    return row / _norm(row)
 
 
-def unit(vector: Tensor) -> Tensor:
-    """Vectors [B, n, 1] of length one; zero stays zero."""
-    vector = _scaled(vector)
-    return vector.div(vector.norm(dim=1, keepdim=True).clamp_min(torch.finfo(vector.dtype).tiny))
+def _norm(row: Tensor) -> Tensor:
+    """Lengths [B, 1, 1], none zero."""
+    norms: Tensor = torch.linalg.vector_norm(row, dim=2, keepdim=True)
+    return norms.clamp_min(torch.finfo(row.dtype).tiny)
 
 
+@lru_cache(64)
 def _start(side: int, rank: int, seed: int, device: torch.device) -> Tensor:
     """The start [1, side, c] of every example's iteration.
 

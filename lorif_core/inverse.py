@@ -104,10 +104,17 @@ class KernelInverse:
 
     factor: Tensor
     damping: float
+    dtype: torch.dtype = torch.float64
+    """Of dot products precise enough."""
 
     @classmethod
-    def of(cls, kernel: Tensor, damping: float) -> KernelInverse:
+    def of(cls, kernel: Tensor, damping: float, dtype: torch.dtype = torch.float64) -> KernelInverse:
         """From K [N, N], float64, which is overwritten.
+
+        Args:
+            kernel: K.
+            damping: lambda.
+            dtype: of the dot products K was made of.
 
         Raises:
             ValueError: lambda is less than the rounding errors of K, so that H cannot be inverted.
@@ -120,12 +127,7 @@ class KernelInverse:
                 f"a damping of {damping:.3g} is lost in the rounding of gradients whose mean squared norm is {mean:.3g}: "
                 "raise damping, or name a curvature_rank below the number of examples"
             )
-        return cls(factor, damping)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of dot products precise enough."""
-        return self.factor.dtype
+        return cls(factor, damping, dtype)
 
     def scores(self, products: Tensor) -> Tensor:
         """G H^-1 g [Q, N] from the dot products G g [Q, N]; float64 inside, float32 out."""

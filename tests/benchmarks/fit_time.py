@@ -1,7 +1,9 @@
 """Fit time of an index over the time of one training epoch (forward + backward with weight gradients), same batches.
 
-A fit is everything `LoRIF.fit` does: the pca pass, indexing, curvature, writing. Epochs are run before, between and after
-the fits, and each fit is compared with the mean of its two neighbours: the machine's speed drifts.
+A fit is everything `LoRIF.fit` does, one call after the other: `pca` (the projections), `rows` (indexing, writing) and
+`curvature`. `frozen pass` is what no fit can do without, a forward and an activation-only backward pass of which nothing is
+kept. Epochs are run before, between and after them, and each is compared with the mean of its two neighbours: the machine's
+speed drifts.
 """
 
 from __future__ import annotations
@@ -10,11 +12,14 @@ import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 
 import torch
 from torch.utils.data import DataLoader
 
 from lorif_core import CausalLM, LoRIF
+from lorif_core.capture import frozen, tapped
+from lorif_core.coverage import cover
 from tests.benchmarks.table import Row, show
 from tests.benchmarks.transformer import GPT
 
@@ -25,37 +30,61 @@ SHAPES = {
 FACTORS = (4, 8)
 
 
-def epoch(model: GPT, loader: DataLoader) -> float:
-    """CPU seconds of one pass with weight gradients; no optimizer step."""
+def cpu_seconds(call: Callable[[], object]) -> float:
+    """Of this process: other processes do not count."""
     begin = time.process_time()
-    for ids in loader:
-        model.zero_grad(set_to_none=True)
-        CausalLM().loss(model, ids).sum().backward()
+    call()
     return time.process_time() - begin
 
 
-def fit(model: GPT, loader: DataLoader, factor: int) -> float:
-    """CPU seconds of one fit into an empty folder."""
+def epoch(model: GPT, loader: DataLoader) -> None:
+    """One pass with weight gradients; no optimizer step."""
+    for ids in loader:
+        model.zero_grad(set_to_none=True)
+        CausalLM().loss(model, ids).sum().backward()
     model.zero_grad(set_to_none=True)
+
+
+def frozen_pass(model: GPT, loader: DataLoader) -> None:
+    """The pass an index is made of, without an index."""
+    with frozen(model), tapped(model, cover(model).layers, lambda layer, x: None, lambda layer, kept, dy: None) as tape:
+        for ids in loader:
+            tape(CausalLM().loss, ids)
+
+
+def fit(model: GPT, loader: DataLoader, factor: int) -> dict[str, float]:
+    """CPU seconds of each part of one fit into an empty folder."""
     with tempfile.TemporaryDirectory() as folder:
-        begin = time.process_time()
-        LoRIF(model, CausalLM(), projection_factor=factor).fit(loader, folder)
-        return time.process_time() - begin
+        attributor = LoRIF(model, CausalLM(), projection_factor=factor)
+        build = attributor.build(loader, folder)
+        return {
+            "pca": cpu_seconds(build.head),
+            "rows": cpu_seconds(build.run),
+            "curvature": cpu_seconds(lambda: attributor.finish(build.path)),
+        }
 
 
-def measure(shape: tuple[int, int, int, int], repeats: int) -> tuple[list[float], dict[int, list[float]]]:
-    """(epochs in CPU seconds, ratios of the fits by projection factor): other processes do not count."""
+def measure(shape: tuple[int, int, int, int], repeats: int) -> tuple[list[float], dict[str, list[float]]]:
+    """(epochs in CPU seconds, ratios of everything else to them)."""
     layers, width, length, examples = shape
     torch.manual_seed(0)
     model = GPT(layers, width, length)
     loader = DataLoader(torch.randint(0, 512, (examples, length)), batch_size=16)
     epoch(model, DataLoader(torch.randint(0, 512, (64, length)), batch_size=16))  # warm-up
-    epochs, ratios = [epoch(model, loader)], {factor: [] for factor in FACTORS}
+    epochs: list[float] = []
+    ratios: dict[str, list[float]] = {}
+
+    def add(seconds: dict[str, float]) -> None:
+        epochs.append(cpu_seconds(lambda: epoch(model, loader)))
+        for name, value in seconds.items():
+            ratios.setdefault(name, []).append(2 * value / (epochs[-2] + epochs[-1]))
+
+    add({})
     for _ in range(repeats):
+        add({"frozen pass": cpu_seconds(lambda: frozen_pass(model, loader))})
         for factor in FACTORS:
-            seconds = fit(model, loader, factor)
-            epochs.append(epoch(model, loader))
-            ratios[factor].append(2 * seconds / (epochs[-2] + epochs[-1]))
+            parts = fit(model, loader, factor)
+            add({f"f={factor}": sum(parts.values())} | {f"f={factor} {name}": value for name, value in parts.items()})
     return epochs, ratios
 
 
@@ -72,14 +101,12 @@ def main(argv: list[str] | None = None) -> list[Row]:
             continue
         epochs, ratios = measure(shape, args.repeats)
         figures: dict[str, float | None] = {"epoch cpu s": statistics.median(epochs)}
-        for factor, found in ratios.items():
-            figures |= {
-                f"f={factor}": statistics.median(found),
-                f"f={factor} least": min(found),
-                f"f={factor} most": max(found),
-            }
+        for what, found in ratios.items():
+            figures[what] = statistics.median(found)
+            if what in {f"f={factor}" for factor in FACTORS}:
+                figures |= {f"{what} least": min(found), f"{what} most": max(found)}
         rows.append(Row(f"{name}, {shape[3]} examples", figures))
-    return show("index fit time / training epoch (pca, r=256, one thread)", rows)
+    return show("index fit time / training epoch (pca, default curvature, one thread)", rows)
 
 
 if __name__ == "__main__":
