@@ -18,7 +18,6 @@ from lorif_core.codecs import row_bytes
 from lorif_core.coverage import cover
 from lorif_core.curvature import (
     DUAL_BYTES,
-    EXACT_SIDE,
     GRAM_SIDE,
     OVERSAMPLING,
     POWER_ITERATIONS,
@@ -31,7 +30,7 @@ from lorif_core.layers import Layer, OneHotRule
 from lorif_core.loaders import check_loader, examples_of
 from lorif_core.manifest import LayerEntry
 from lorif_core.objectives import batch_rows
-from lorif_core.options import CurvatureOptions
+from lorif_core.options import EXACT_SIDE, CurvatureOptions
 from lorif_core.passes import Gram, RandomizedSVD
 from lorif_core.planning import entries
 from lorif_core.precision import in_precision
@@ -160,7 +159,7 @@ def _curvature_bytes(layer: LayerEntry, examples: int, options: CurvatureOptions
 
 def _kept_bytes(layer: LayerEntry, examples: int, options: CurvatureOptions, memory_limit: int) -> int:
     """Of one layer's inverse on disk."""
-    rank = min(options.rank, layer.size, examples)
+    rank = options.rank_of(min(layer.size, examples))
     if not is_dual(layer, examples, memory_limit) or not rank:
         return 4 * rank * (layer.size + 1)  # V, S^2
     number = 8 if examples <= EXACT_SIDE else 4
