@@ -28,7 +28,7 @@ from lorif_core.gradients import GradientPlan, device_of
 from lorif_core.index import Build, planned, shapes_of
 from lorif_core.layers import Layer, OneHotRule
 from lorif_core.loaders import check_loader, examples_of
-from lorif_core.manifest import LayerEntry
+from lorif_core.manifest import LayerEntry, sizes_of
 from lorif_core.objectives import batch_rows
 from lorif_core.options import EXACT_SIDE, CurvatureOptions
 from lorif_core.passes import Gram, RandomizedSVD
@@ -95,7 +95,7 @@ def estimate(build: Build, curvature: CurvatureOptions, memory_limit: int) -> Es
         sides = (
             kinds.identity(attributed)
             if options.projection == "identity"
-            else kinds.rademacher(attributed, options.projection_factor, options.seed)
+            else kinds.rademacher(attributed, sizes_of(layers), options.seed)
         )
         plan = GradientPlan(attributed, sides, seen.shared, seen.modified)
         seconds = _seconds_per_example(replace(build, options=options), plan, layers)

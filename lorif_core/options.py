@@ -42,8 +42,8 @@ class IndexOptions:
     bits: Bits = 16
     """Bits of a stored number: 32 = float32, 16 = bfloat16, 8, 4, 2 or 1 = codes with a scale an example and factor."""
     bytes_per_example: int | None = None
-    """Bytes an example may take in full shards, their headers included: plans the four options `PLANNED` names
-    (`lorif_core.planning`)."""
+    """Bytes an example may take in full shards, their headers included: plans the four options `PLANNED` names, f then
+    with sides d1, d2 as even as can be (`lorif_core.planning`)."""
     precision: Precision = "32"
     """Of the forward and backward pass: 32 = as the model is, bf16 = under autocast; about half the time on a GPU."""
     layers: tuple[str, ...] | None = None
