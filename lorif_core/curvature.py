@@ -24,7 +24,7 @@ from lorif_core.blocks import Block
 from lorif_core.damping import SAMPLE, Sampled, damping_for, evenly_spaced, sampled
 from lorif_core.inverse import DualInverse, KernelInverse, LayerInverse, PrimalInverse
 from lorif_core.manifest import LayerEntry
-from lorif_core.options import AUTO, CurvatureOptions
+from lorif_core.options import AUTO, EXACT_SIDE, CurvatureOptions
 from lorif_core.passes import Gram, RandomizedSVD, Sum, Trace, groups, run
 from lorif_core.store import FactorStore
 from lorif_core.threads import workers
@@ -35,8 +35,6 @@ OVERSAMPLING = 10
 POWER_ITERATIONS = 3
 GRAM_SIDE = 8192
 """The largest min(N, D) whose Gram matrix is formed (in one pass); above, the SVD is randomized and streamed."""
-EXACT_SIDE = 768
-"""The largest matrix whose full eigendecomposition is about as cheap as finding its top part by iteration."""
 BLOCK_NUMBERS = 2**24
 """Floats of one dense block of gradients: 64 MB."""
 BLOCK_ROWS = 1024
@@ -145,7 +143,7 @@ def _passes(together: list[list[Sum]]) -> str:
 def _rank(options: CurvatureOptions, layer: LayerEntry, examples: int) -> tuple[int, int]:
     """(directions kept, directions computed): the paper's damping averages over the oversampled ones too."""
     limit = min(layer.size, examples)
-    rank = min(options.rank, limit)
+    rank = options.rank_of(limit)
     return rank, min(rank + OVERSAMPLING, limit)
 
 

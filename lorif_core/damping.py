@@ -4,26 +4,27 @@ Axes: N training examples, n of them sampled, D a layer's flattened gradient, r 
 
 `auto` is the sum of three parts.
 
-1. The lambda whose inverse comes nearest to C^-1, C the second moment that gradients are drawn from (not the one they happen
-   to have), as it is used: for a query that is no training row, against training rows that are in the curvature. With
-   P = N (G^T G + lambda I)^-1, q drawn from C and g a row of G,
+1. The lambda whose inverse ranks training rows as M^-1 would, M the second moment of the directions that gradients are drawn
+   from, E q q^T / |q|^2 (not of the ones they happen to have): as it is used, for a query that is no training row, against
+   training rows that are in the curvature. Neither the scale of a query's scores nor the norm of its gradient means
+   anything, so that it is the angle that counts. With P = (G^T G + lambda I)^-1 and g a row of G, the cosine of scores
+   q^T P g with the ideal ones q^T M^-1 g, each q weighted by 1 / |q|^2, is
 
-       E (q^T (P - C^-1) g)^2 = E (q^T P g)^2 - 2 E g^T P g + const,    as E q q^T C^-1 = I.
+       E g^T P g / sqrt(E (q^T P g)^2 / |q|^2) * const,    as E q q^T / |q|^2 M^-1 = I.
 
    Rows play both parts. As a query, a row is left out of G (in closed form, from its leverage); as a training row it is
-   not: to leave that out too overstates how far scores of rows are off, and asks for two to four times the damping. A
-   direction seen in few examples costs when it is inverted too boldly (large scores of strangers) and when it is damped away
-   (small own scores). The sum over all rows is diagonal in the curvature's basis: nothing but the rows' coordinates is
-   needed. Nothing depends on how many directions without any gradient the layer has.
+   not: to leave that out too overstates how far scores of rows are off. A direction seen in few examples costs when it is
+   inverted too boldly (large scores of strangers) and when it is damped away (small own scores). The sum over all rows is
+   diagonal in the curvature's basis: nothing but the rows' coordinates is needed. Nothing depends on how many directions
+   without any gradient the layer has. Without the weights 1 / |q|^2 and with the scale, as a squared distance, the few
+   examples with nearly all of the energy (of a model that has fitted the rest) would ask that their own directions be
+   inverted.
 2. What a truncated curvature left out. Its directions were chosen to hold as much of these rows as they can, so that a query
    has more outside than the rows show: the mean of the eigenvalues left out (as in probabilistic PCA) is added.
 3. What rank-c factors or codes lost. With e_i the lost part of a gradient, sum_i e_i e_i^T is missing in G^T G, though the
    query, which is whole, meets those directions. If it were spread as what was kept is, G^T G would have but another scale,
    and nothing would be to add; if evenly over as many directions as there can be, sum_i |e_i|^2 / min(N, D). Neither is
    known; this takes the middle.
-
-Limitations: C is the second moment of true-label gradients. Where few examples have nearly all of it (a model that has
-fitted the rest), it is a poor curvature after `whitened` projections, and the best lambda there is larger than this one.
 """
 
 from __future__ import annotations
@@ -154,7 +155,7 @@ def chosen_damping(rows: Sampled, values: Tensor, mean_norm: float) -> float:
     """
 
     def cost(multiplier: float) -> float:
-        return distance(rows, values.double(), multiplier * mean_norm)
+        return spread(rows, values.double(), multiplier * mean_norm)
 
     best = min(MULTIPLIERS, key=cost)
     return mean_norm * min((best * 4 ** (k / REFINED - 0.5) for k in range(1, REFINED)), key=cost)
@@ -171,12 +172,12 @@ def lost_damping(whole: float, stored: float, examples: int, size: int) -> float
     return 0.5 * max(0.0, whole - stored) / min(examples, size)
 
 
-def distance(rows: Sampled, values: Tensor, damping: float) -> float:
-    """E sum_j (q_i^T H^-1 g_j)^2 - 2 E g_j^T H^-1 g_j, H = V S^2 V^T + lambda I without row i where that is the query.
+def spread(rows: Sampled, values: Tensor, damping: float) -> float:
+    """E sum_j (q_i^T H^-1 g_j)^2 / |q_i|^2 over (E g_j^T H^-1 g_j)^2, H = V S^2 V^T + lambda I without row i where q_i is that.
 
-    j runs over all rows but i, V is as it is. With h = g^T V (S^2 + lambda)^-1 V^T g the leverage, a score inside V without
-    row i is the one with it over 1 - h_i (Woodbury), and the sum over all j is diagonal, V^T G^T G V = S^2. What lies
-    outside V never was in H. This is the module's distance without its constant, over N.
+    The square of the module's cosine is a multiple of 1 / this. j runs over all rows but i, V is as it is. With
+    h = g^T V (S^2 + lambda)^-1 V^T g the leverage, a score inside V without row i is the one with it over 1 - h_i (Woodbury),
+    and the sum over all j is diagonal, V^T G^T G V = S^2. What lies outside V never was in H. A row that is zero asks nothing.
     """
     inverse = 1 / (values + damping)
     inside = rows.squares @ inverse  # h [n]
@@ -184,7 +185,9 @@ def distance(rows: Sampled, values: Tensor, damping: float) -> float:
     outside = rows.outside / damping
     all_rows = rows.squares @ (values * inverse.square())  # [n, r] @ [r] -> [n]
     between = (all_rows - inside.square()) / left.square() + rows.shared / damping**2 - 2 * inside / left * outside
-    return float(between.mean() - 2 * (inside + outside).mean())
+    norms = rows.squares.sum(1) + rows.outside
+    asked = norms > 0
+    return float((between[asked] / norms[asked]).sum() / len(norms) / (inside + outside).mean().square())
 
 
 def evenly_spaced(examples: int, count: int) -> Tensor:

@@ -18,7 +18,6 @@ from lorif_core.codecs import row_bytes
 from lorif_core.coverage import cover
 from lorif_core.curvature import (
     DUAL_BYTES,
-    EXACT_SIDE,
     GRAM_SIDE,
     OVERSAMPLING,
     POWER_ITERATIONS,
@@ -29,9 +28,9 @@ from lorif_core.gradients import GradientPlan, device_of
 from lorif_core.index import Build, planned, shapes_of
 from lorif_core.layers import Layer, OneHotRule
 from lorif_core.loaders import check_loader, examples_of
-from lorif_core.manifest import LayerEntry
+from lorif_core.manifest import LayerEntry, sizes_of
 from lorif_core.objectives import batch_rows
-from lorif_core.options import CurvatureOptions
+from lorif_core.options import EXACT_SIDE, CurvatureOptions
 from lorif_core.passes import Gram, RandomizedSVD
 from lorif_core.planning import entries
 from lorif_core.precision import in_precision
@@ -96,7 +95,7 @@ def estimate(build: Build, curvature: CurvatureOptions, memory_limit: int) -> Es
         sides = (
             kinds.identity(attributed)
             if options.projection == "identity"
-            else kinds.rademacher(attributed, options.projection_factor, options.seed)
+            else kinds.rademacher(attributed, sizes_of(layers), options.seed)
         )
         plan = GradientPlan(attributed, sides, seen.shared, seen.modified)
         seconds = _seconds_per_example(replace(build, options=options), plan, layers)
@@ -160,7 +159,7 @@ def _curvature_bytes(layer: LayerEntry, examples: int, options: CurvatureOptions
 
 def _kept_bytes(layer: LayerEntry, examples: int, options: CurvatureOptions, memory_limit: int) -> int:
     """Of one layer's inverse on disk."""
-    rank = min(options.rank, layer.size, examples)
+    rank = options.rank_of(min(layer.size, examples))
     if not is_dual(layer, examples, memory_limit) or not rank:
         return 4 * rank * (layer.size + 1)  # V, S^2
     number = 8 if examples <= EXACT_SIDE else 4

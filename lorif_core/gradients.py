@@ -18,7 +18,7 @@ from lorif_core.coverage import cover
 from lorif_core.errors import StoreError
 from lorif_core.integrity import read_checked
 from lorif_core.layers import Layer
-from lorif_core.manifest import Manifest
+from lorif_core.manifest import Manifest, sizes_of
 from lorif_core.objectives import Batch, to_device
 from lorif_core.projections import Projections
 
@@ -84,13 +84,13 @@ def read_plan(path: Path, manifest: Manifest, model: nn.Module) -> GradientPlan:
 
 
 def _read_projections(path: Path, manifest: Manifest, layers: list[Layer]) -> Projections:
-    kind, options = manifest.options["projection"], manifest.options
+    kind, sizes = manifest.options["projection"], sizes_of(manifest.layers)
     if kind == "identity":
         return kinds.identity(layers)
     if kind == "rademacher":
-        return kinds.rademacher(layers, options["projection_factor"], options["seed"])
+        return kinds.rademacher(layers, sizes, manifest.options["seed"])
     data = read_checked(path / PROJECTION, manifest.files[PROJECTION])
-    return kinds.from_tensors(kind, layers, load(data), options["projection_factor"])
+    return kinds.from_tensors(kind, layers, load(data), sizes)
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -26,16 +26,16 @@ from lorif_core.coverage import cover
 from lorif_core.digests import ExampleDigest, model_fingerprint
 from lorif_core.errors import StoreError
 from lorif_core.gradients import PROJECTION, GradientPlan, device_of, read_plan
-from lorif_core.layers import PositionRule
+from lorif_core.layers import OneHotRule, PositionRule
 from lorif_core.loaders import check_loader, counted, examples_of
-from lorif_core.manifest import MANIFEST, SHARDS, Manifest, read_manifest
+from lorif_core.manifest import MANIFEST, SHARDS, Manifest, read_manifest, sizes_of
 from lorif_core.moments import positions_wanted, second_moments
 from lorif_core.objectives import Batch, Objective, batch_rows, describe, select_rows
 from lorif_core.options import PLANNED, IndexOptions, differences
 from lorif_core.planning import Shape, entries, plan
 from lorif_core.precision import in_precision
 from lorif_core.probe import Probe, probe
-from lorif_core.projections import Projections
+from lorif_core.projections import Projections, Sizes
 from lorif_core.remote import publish
 from lorif_core.revisions import refuse_pending, sweep
 from lorif_core.rows import IndexRows, made_of
@@ -156,18 +156,20 @@ class Build:
         coverage = cover(self.model, options.layers, strict=options.strict)
         seen = probe(self.model, self._precise(self.objective.loss), coverage, self.loader, device, options.strict)
         options, reason = planned(options, seen)
-        gradients = GradientPlan(seen.coverage.layers, self._projections(options, seen), seen.shared, seen.modified)
+        layers = entries(shapes_of(seen), options)
+        projections = self._projections(options, seen, sizes_of(layers))
+        gradients = GradientPlan(seen.coverage.layers, projections, seen.shared, seen.modified)
         files = {}
-        if gradients.projections.measured:
-            files[PROJECTION], _ = write_tensors(self.path / PROJECTION, gradients.projections.tensors())
+        if projections.measured:
+            files[PROJECTION], _ = write_tensors(self.path / PROJECTION, projections.tensors())
         manifest = Manifest(
             options=_plain(options),
             objective=describe(self.objective),
             model=model_fingerprint(self.model),
-            layers=entries(shapes_of(seen), options),
+            layers=layers,
             left_out=seen.coverage.left_out,
             coverage=seen.coverage.share,
-            projection=gradients.projections.digest(),
+            projection=projections.digest(),
             plan=reason,
             shared=seen.shared,
             modified=seen.modified,
@@ -201,12 +203,12 @@ class Build:
                 f"{self.path} holds an index made otherwise ({'; '.join(changed)}): use another folder, or remove this one"
             )
 
-    def _projections(self, options: IndexOptions, seen: Probe) -> Projections:
+    def _projections(self, options: IndexOptions, seen: Probe, sizes: Sizes) -> Projections:
         layers, device = seen.coverage.layers, device_of(self.model)
         if options.projection == "identity":
             return kinds.identity(layers)
         if options.projection == "rademacher":
-            return kinds.rademacher(layers, options.projection_factor, options.seed)
+            return kinds.rademacher(layers, sizes, options.seed)
         whitening = options.projection in WHITENED
         sample = (POSITIONS, POSITIONS_A_SIDE) if whitening else (kinds.PCA_POSITIONS, kinds.PCA_POSITIONS_A_SIDE)
         loss: Loss = self.objective.loss
@@ -226,8 +228,8 @@ class Build:
             progress=lambda done: self.progress("projection", done, None),
         )
         if whitening:
-            return kfac(layers, moments, options.projection, options.projection_factor)
-        return kinds.pca(layers, moments, options.projection_factor)
+            return kfac(layers, moments, options.projection, sizes)
+        return kinds.pca(layers, moments, sizes)
 
     def index_rows(self, writer: StoreWriter, plan: GradientPlan, first: int) -> int:
         """Write the loader's examples, which are rows `first` and on of the index; finished ones are only compared.
@@ -321,6 +323,7 @@ def shapes_of(seen: Probe) -> list[Shape]:
             layer.rows,
             layer.columns,
             isinstance(layer.rule, PositionRule) and layer.name in seen.single,
+            isinstance(layer.rule, OneHotRule),
         )
         for layer in seen.coverage.layers
     ]

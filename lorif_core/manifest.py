@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,11 @@ class LayerEntry:
     def size(self) -> int:
         """D = d1 d2, the length of the projected gradient."""
         return self.d1 * self.d2
+
+
+def sizes_of(layers: Iterable[LayerEntry]) -> dict[str, tuple[int, int]]:
+    """(d1, d2) of each layer, by name."""
+    return {layer.name: (layer.d1, layer.d2) for layer in layers}
 
 
 @dataclass(frozen=True)

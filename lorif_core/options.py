@@ -19,6 +19,8 @@ MOST_SEED = 2**32 - 1
 """Generators take 64 bits; a layer's number is added to it."""
 RANK = 256
 """r where it is left to the engine and not every direction is taken."""
+EXACT_SIDE = 768
+"""The largest matrix whose full eigendecomposition is about as cheap as finding its top part by iteration."""
 DampingRule = Literal["mean_norm", "trace", "paper", "absolute"]
 
 
@@ -40,8 +42,8 @@ class IndexOptions:
     bits: Bits = 16
     """Bits of a stored number: 32 = float32, 16 = bfloat16, 8, 4, 2 or 1 = codes with a scale an example and factor."""
     bytes_per_example: int | None = None
-    """Bytes an example may take in full shards, their headers included: plans the four options `PLANNED` names
-    (`lorif_core.planning`)."""
+    """Bytes an example may take in full shards, their headers included: plans the four options `PLANNED` names, f then
+    with sides d1, d2 as even as can be (`lorif_core.planning`)."""
     precision: Precision = "32"
     """Of the forward and backward pass: 32 = as the model is, bf16 = under autocast; about half the time on a GPU."""
     layers: tuple[str, ...] | None = None
@@ -91,8 +93,8 @@ class CurvatureOptions:
 
     curvature_rank: int | Literal["auto"] = AUTO
     """r: directions of the truncated SVD of a layer's stacked gradients; more than there are means all; 0 = none. "auto":
-    256, but all in layers with more numbers than the index has examples, where these are few enough for all to cost less
-    than the largest (`lorif_core.curvature.whole_layers`)."""
+    256, but all where these cost no more to find: up to `EXACT_SIDE`, and in layers with more numbers than the index has
+    examples, where these are few enough (`lorif_core.curvature.whole_layers`)."""
     damping: float | Literal["auto"] = 0.5
     """Multiplier of the rule below, or lambda itself with `absolute`; "auto": each layer's lambda is chosen from the index
     alone (`lorif_core.damping`), whatever the rule."""
@@ -104,8 +106,13 @@ class CurvatureOptions:
 
     @property
     def rank(self) -> int:
-        """R as a number."""
+        """R as a number, of layers with more directions than are all taken."""
         return RANK if isinstance(self.curvature_rank, str) else self.curvature_rank
+
+    def rank_of(self, directions: int) -> int:
+        """R of a layer with as many directions."""
+        whole = self.curvature_rank == AUTO and directions <= EXACT_SIDE
+        return directions if whole else min(self.rank, directions)
 
     def problems(self) -> list[str]:
         """Every option that is out of its range, one sentence each."""

@@ -1,12 +1,16 @@
-"""A number of bytes an example, turned into what to store of it: f, c, storage and bits.
+"""A number of bytes an example, turned into what to store of it: f, c, storage and bits, and the sides of each layer.
 
 Axes: a / b input and output side of a layer, d1 / d2 the projected sides, f projection factor, c factor rank.
 
 Every storage, number of bits and c is given the smallest f whose rows fit, and the one of the highest expected quality is
 taken: LDS relative to the whole gradient at 16 bits, as retrainings of a small GPT (sequences) and of an MLP (vectors) have
 it (tests/benchmarks/codecs.py; papers/lorif.md 17). Expectations order the choices; they promise no figure for your model.
-(At 1 bit, turning the projections anew moves the LDS of the small GPT by 0.006, one standard deviation, so that nearby f
+(At 1 bit, turning the projections anew moves the LDS of the small GPT by 0.008, one standard deviation, so that nearby f
 cannot be told apart there.)
+
+A plan's f says how many numbers a layer keeps, a b / f^2, of which both sides get as near to equally many directions as they
+have (`even_sizes`). On both models that is worth more than any choice of bits: 0.02 of LDS at 200 bytes of the GPT, 0.02 to
+0.04 at 50 to 300 of the MLP.
 
 Bytes are those of full shards, headers included; in an index of one small shard the header weighs more.
 """
@@ -21,15 +25,15 @@ from typing import get_args
 from lorif_core.codecs import FLOATS, row_bytes, stored_rank
 from lorif_core.manifest import LayerEntry
 from lorif_core.options import Bits, IndexOptions, Storage
-from lorif_core.projections import projected_size
+from lorif_core.projections import even_sizes, projected_size
 from lorif_core.store import shard_rows
 
 RANKS = (1, 2, 4)
-VECTOR_DECAY = 0.06
-"""Of vectors the LDS falls as f^-0.06: their factors are exact."""
+CUT = {True: 0.05, False: 0.55}
+"""By whether a layer sees vectors: what cutting d from n = f d costs, in units of f / d (`_projection_keeps`)."""
 BITS_KEEP: dict[Storage, dict[int, float]] = {
-    "factors": {32: 1.0, 16: 1.0, 8: 1.0, 4: 0.98, 2: 0.9, 1: 0.7},
-    "dense": {32: 1.0, 16: 1.0, 8: 1.0, 4: 0.99, 2: 0.96, 1: 0.91},
+    "factors": {32: 1.0, 16: 1.0, 8: 1.0, 4: 0.97, 2: 0.9, 1: 0.7},
+    "dense": {32: 1.0, 16: 1.0, 8: 1.0, 4: 0.99, 2: 0.95, 1: 0.87},
 }
 RANK_KEEPS = {1: 0.64, 2: 0.74, 4: 0.8}
 """Of the LDS of a sequence's whole gradient, at equal f."""
@@ -47,6 +51,8 @@ class Shape:
     columns: int
     vectors: bool
     """One vector an example: its gradient has rank one."""
+    ids: bool = False
+    """Its inputs are ids."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +69,20 @@ def entries(shapes: Sequence[Shape], options: IndexOptions) -> list[LayerEntry]:
     """The layers as they would be stored."""
     found = []
     for shape in shapes:
-        whole = options.projection == "identity"
-        d1, d2 = (n if whole else projected_size(n, options.projection_factor) for n in (shape.rows, shape.columns))
+        d1, d2 = _sizes(shape, options)
         rank = stored_rank(d1, d2, shape.vectors, options.storage, options.factor_rank)
         found.append(LayerEntry(shape.name, shape.kind, shape.rows, shape.columns, d1, d2, rank))
     return found
+
+
+def _sizes(shape: Shape, options: IndexOptions) -> tuple[int, int]:
+    """(d1, d2) of a layer: of equal f, but where a budget is planned as even as can be (of ids each is a direction)."""
+    f = options.projection_factor
+    if options.projection == "identity":
+        return shape.rows, shape.columns
+    if options.bytes_per_example is not None and not shape.ids:
+        return even_sizes(shape.rows, shape.columns, f)
+    return projected_size(shape.rows, f), projected_size(shape.columns, f)
 
 
 def disk_bytes(layers: Sequence[LayerEntry], bits: int) -> int:
@@ -94,14 +109,21 @@ def plan(shapes: Sequence[Shape], options: IndexOptions, budget: int) -> Plan:
         ValueError: not even the coarsest choice fits.
     """
     candidates = [
-        replace(options, storage=storage, bits=bits, factor_rank=rank)
+        replace(options, storage=storage, bits=bits, factor_rank=rank, bytes_per_example=budget)
         for storage in get_args(Storage)
         for bits in get_args(Bits)
         for rank in (RANKS if storage == "factors" else RANKS[:1])
     ]
     found = [fitted for candidate in candidates if (fitted := _smallest_factor(shapes, candidate, budget)) is not None]
     if not found:
-        coarsest = replace(options, projection_factor=_largest_side(shapes), storage="factors", factor_rank=1, bits=1)
+        coarsest = replace(
+            options,
+            projection_factor=_largest_side(shapes),
+            storage="factors",
+            factor_rank=1,
+            bits=1,
+            bytes_per_example=budget,
+        )
         least = disk_bytes(entries(shapes, coarsest), 1)
         raise ValueError(
             f"bytes_per_example: expected at least {least} for the {len(shapes)} layers of this model, got {budget}; "
@@ -151,14 +173,14 @@ def _quality(shapes: Sequence[Shape], options: IndexOptions) -> float:
 
 
 def _projection_keeps(entry: LayerEntry, vectors: bool) -> float:
-    """What the projected sides keep: of sequences 1 / (1 + (f / 18) (6 / d)), f and d in the mean over both sides.
+    """What the projected sides keep: 1 / (1 + `CUT` f / d), f and d in the mean over both sides.
 
-    On the small GPT f and d = n / f say the same. Whether a wide model needs as many d or as small an f is open; this
+    On the small models f and d = n / f say the same. Whether a wide one needs as many d or as small an f is open; this
     takes the middle.
     """
     kept = math.sqrt(entry.size)
     factor = math.sqrt(entry.rows * entry.columns) / kept
-    return factor**-VECTOR_DECAY if vectors else 1 / (1 + (factor / 18) * (6 / kept))
+    return 1 / (1 + CUT[vectors] * factor / kept)
 
 
 def _largest_side(shapes: Sequence[Shape]) -> int:

@@ -14,7 +14,8 @@ Axes: a / b input and output side of a layer, d1 / d2 their projected sizes, f t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,9 +39,28 @@ ITERATIONS, OVERSAMPLING = 5, 16
 """Of the subspace iteration for a wider side, and the directions it has more than are wanted."""
 
 
+Sizes = Mapping[str, tuple[int, int]]
+"""(d1, d2) of each layer, by name."""
+
+
 def projected_size(side: int, factor: float) -> int:
     """D of a side: the side itself up to `WHOLE_SIDE`, else max(1, side // f) (papers/lorif.md 2)."""
     return side if side <= WHOLE_SIDE else max(1, int(side // factor))
+
+
+def even_sizes(rows: int, columns: int, factor: float) -> tuple[int, int]:
+    """(d1, d2) as near to each other as can be, with no more than rows columns / f^2 numbers.
+
+    A wide side's vectors fill few of its directions (they are made from, or for, the narrow side's), so that equal factors
+    spend the numbers on directions of the wide side that say less than those they cut off the narrow one.
+    """
+    narrow, wide = sorted((rows, columns))
+    if narrow <= WHOLE_SIDE:
+        return projected_size(rows, factor), projected_size(columns, factor)
+    numbers = rows * columns / factor**2
+    least = max(1, min(narrow, math.isqrt(int(numbers))))
+    most = max(1, min(wide, int(numbers / least)))
+    return (least, most) if rows <= columns else (most, least)
 
 
 @dataclass(frozen=True)
@@ -91,13 +111,13 @@ def identity(layers: Sequence[Layer]) -> Projections:
     return Projections("identity", {layer.name: (_whole(layer), None) for layer in layers})
 
 
-def from_tensors(kind: str, layers: Sequence[Layer], stored: dict[str, Tensor], factor: float) -> Projections:
+def from_tensors(kind: str, layers: Sequence[Layer], stored: dict[str, Tensor], sizes: Sizes) -> Projections:
     """The inverse of `Projections.tensors`."""
 
     def inputs(layer: Layer) -> Tensor | Lookup | None:
         found = stored.get(f"in.{layer.name}")
         if isinstance(layer.rule, OneHotRule) and found is not None:
-            return Lookup(found, projected_size(layer.rows, factor), stored.get(f"scale.{layer.name}"))
+            return Lookup(found, sizes[layer.name][0], stored.get(f"scale.{layer.name}"))
         return found
 
     return Projections(kind, {x.name: (inputs(x), stored.get(f"out.{x.name}")) for x in layers})
@@ -109,23 +129,22 @@ def _whole(layer: Layer) -> Lookup | None:
     return every_id(layer.rows, rule.padding(layer.module)) if isinstance(rule, OneHotRule) else None
 
 
-def rademacher(layers: Sequence[Layer], factor: float, seed: int) -> Projections:
+def rademacher(layers: Sequence[Layer], sizes: Sizes, seed: int) -> Projections:
     """Random signs / sqrt(d), the same for one (seed, layer name, side) everywhere."""
 
-    def side(layer: Layer, which: str, size: int) -> Tensor | None:
-        d = projected_size(size, factor)
+    def side(layer: Layer, which: str, size: int, d: int) -> Tensor | None:
         return None if d == size else random_signs(f"{layer.name}/{which}", size, d, seed) / d**0.5
 
     def inputs(layer: Layer) -> Tensor | Lookup | None:
-        d = projected_size(layer.rows, factor)
+        d = sizes[layer.name][0]
         if d == layer.rows:
             return _whole(layer)
         if isinstance(layer.rule, OneHotRule):
             words = _random_words(f"{layer.name}/in", layer.rows, seed) >> np.uint64(1)
             return hashed(torch.from_numpy(words.astype(np.int64)), d, layer.rule.padding(layer.module))
-        return side(layer, "in", layer.rows)
+        return side(layer, "in", layer.rows, d)
 
-    return Projections("rademacher", {x.name: (inputs(x), side(x, "out", x.columns)) for x in layers})
+    return Projections("rademacher", {x.name: (inputs(x), side(x, "out", x.columns, sizes[x.name][1])) for x in layers})
 
 
 def random_signs(name: str, rows: int, columns: int, seed: int) -> Tensor:
@@ -153,25 +172,25 @@ def _random_words(name: str, count: int, seed: int) -> np.ndarray[tuple[int], np
     return np.random.Philox(key=key).random_raw(count).astype("<u8")
 
 
-def pca(layers: Sequence[Layer], moments: Moments, factor: float) -> Projections:
-    """Top eigenvectors of the second moments of inputs and output gradients; factor is f of `projected_size`."""
+def pca(layers: Sequence[Layer], moments: Moments, sizes: Sizes) -> Projections:
+    """Top eigenvectors of the second moments of inputs and output gradients."""
 
-    def side(name: str, size: int) -> Tensor | None:
-        d, moment = projected_size(size, factor), moments.sums[name]
+    def side(name: str, size: int, d: int) -> Tensor | None:
         if d == size:
             return None
+        moment = moments.sums[name]
         turned: Tensor = top_eigenvectors(moment, d) @ rotation(name, d).to(moment.device)  # [n, d] @ [d, d]
         return turned.contiguous()
 
     def inputs(layer: Layer) -> Tensor | Lookup | None:
-        name, d = f"in.{layer.name}", projected_size(layer.rows, factor)
+        name, d = f"in.{layer.name}", sizes[layer.name][0]
         if d == layer.rows:
             return _whole(layer)
         if isinstance(layer.rule, OneHotRule):
             return commonest(moments.sums[name], d, layer.rule.padding(layer.module))
-        return side(name, layer.rows)
+        return side(name, layer.rows, d)
 
-    return Projections("pca", {x.name: (inputs(x), side(f"out.{x.name}", x.columns)) for x in layers})
+    return Projections("pca", {x.name: (inputs(x), side(f"out.{x.name}", x.columns, sizes[x.name][1])) for x in layers})
 
 
 def top_eigenvectors(moment: Tensor, d: int) -> Tensor:

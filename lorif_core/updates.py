@@ -132,7 +132,7 @@ def update_curvature(
             continue
         trace = traces[name] if name in traces else _trace(before.blocks(name, ROWS))
         spectrum = Spectrum(inverse.vectors.double(), inverse.values.double(), drifts.get(name, 0.0))
-        rank = min(options.rank, layer.size)
+        rank = options.rank_of(min(layer.size, len(after)))
         for rows in _gathered(changed(name), device):
             if rank:
                 spectrum = spectrum.add(rows, rank) if added else spectrum.remove(rows)
@@ -227,7 +227,7 @@ def _trace(blocks: Iterator[Block]) -> float:
 def _computed(options: CurvatureOptions, examples: int, layer: LayerEntry) -> int:
     """Over how many squared singular values the paper's damping averages."""
     limit = min(layer.size, examples)
-    return min(min(options.rank, limit) + OVERSAMPLING, limit)
+    return min(options.rank_of(limit) + OVERSAMPLING, limit)
 
 
 def _beyond(inverse: PrimalInverse, options: CurvatureOptions, examples: int, layer: LayerEntry) -> float:

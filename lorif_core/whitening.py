@@ -14,8 +14,8 @@ positions. Layers of which only the whole gradient is known (scales, groups) are
 Whitened gradients have no few directions that outweigh the rest, which is also what rank-c factors are best for: `whitened`
 fits a curvature to them as LoRIF does, with lambda relative to A (x) S in place of I. Choose it where gradients are factored
 and a curvature can be afforded, and `kfac` where no curvature can be (`tests.benchmarks.damping` has the figures). Its best
-lambda is further from the default than pca's: take damping="auto" for sequences; for vectors of a model that has fitted
-nearly all its examples that is too little, and damping=10 or more, where the plain dot product takes over, is better.
+lambda can be far from the default (fifty times it for vectors of a model that has fitted nearly all its examples, where few
+of them have nearly all of G^T G): take damping="auto".
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch import Tensor
 from lorif_core.layers import Layer, OneHotRule, WholeRule
 from lorif_core.lookup import Lookup, commonest
 from lorif_core.moments import Moments
-from lorif_core.projections import Projections, projected_size, rotation, top_eigenpairs
+from lorif_core.projections import Projections, Sizes, rotation, top_eigenpairs
 
 WHITENED = ("kfac", "kfac_true", "whitened")
 """Whitening projections: of sampled labels, of the true ones, and of the true ones with a curvature on top."""
@@ -41,26 +41,25 @@ DAMPING = 0.1
 """l of a side, in units of the mean eigenvalue of its second moment."""
 
 
-def kfac(layers: Sequence[Layer], moments: Moments, kind: str, factor: float) -> Projections:
+def kfac(layers: Sequence[Layer], moments: Moments, kind: str, sizes: Sizes) -> Projections:
     """Whitening projections.
 
     Args:
         layers: the layers to project.
         moments: of sampled or of true labels.
         kind: the projection's name, one of `WHITENED`.
-        factor: f of `projected_size`.
+        sizes: of their projected gradients.
     """
-    return Projections(kind, {layer.name: _sides(layer, moments, factor) for layer in layers})
+    return Projections(kind, {layer.name: _sides(layer, moments, *sizes[layer.name]) for layer in layers})
 
 
-def _sides(layer: Layer, moments: Moments, factor: float) -> tuple[Tensor | Lookup, Tensor]:
+def _sides(layer: Layer, moments: Moments, d1: int, d2: int) -> tuple[Tensor | Lookup, Tensor]:
     """(W_A [a, d1], W_S [b, d2]); A (x) S is the mean over examples of the summed gradients' second moment."""
     inputs, outputs = moments.sums[f"in.{layer.name}"], moments.sums[f"out.{layer.name}"]
     whole = isinstance(layer.rule, WholeRule)
     inputs = inputs / moments.examples
     trace = max(float(outputs.trace()), torch.finfo(outputs.dtype).tiny)
     outputs = outputs / (trace if whole else moments.positions[layer.name])
-    d1, d2 = projected_size(layer.rows, factor), projected_size(layer.columns, factor)
     if isinstance(layer.rule, OneHotRule):
         chosen = commonest(inputs, d1, layer.rule.padding(layer.module))
         return Lookup(chosen.codes, d1, inverse_root(inputs)), whitening(outputs, d2, f"out.{layer.name}")

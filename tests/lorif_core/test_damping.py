@@ -18,11 +18,11 @@ from lorif_core.damping import (
     Sampled,
     chosen_damping,
     damping_of,
-    distance,
     evenly_spaced,
     left_out_damping,
     lost_damping,
     sampled,
+    spread,
 )
 from lorif_core.options import CurvatureOptions
 
@@ -45,7 +45,7 @@ def some(rows: Tensor, rank: int) -> tuple[Sampled, Tensor]:
 
 @pytest.mark.parametrize("size", [12, 90])
 @pytest.mark.parametrize("rank", [0, 5, None])
-def test_distance_equals_refits_without_each_query(size: int, rank: int | None) -> None:
+def test_spread_equals_refits_without_each_query(size: int, rank: int | None) -> None:
     """Every row in turn a query that is left out of the matrix that is inverted; all others as they are."""
     rows, damping, count = gradients(30, size), 3.0, min(30, size) if rank is None else rank
     vectors = torch.linalg.svd(rows, full_matrices=False)[2][:count].T  # [D, r]
@@ -57,26 +57,36 @@ def test_distance_equals_refits_without_each_query(size: int, rank: int | None) 
     between = 0.0
     for i in range(30):
         others = rows[torch.arange(30) != i]
-        between += float((others @ inverse(others) @ rows[i]).square().sum()) / 30
+        query = rows[i] / rows[i].norm()
+        between += float((others @ inverse(others) @ query).square().sum()) / 30
     own = float(torch.einsum("nd,de,ne->n", rows, inverse(rows), rows).mean())
-    assert distance(*some(rows, count), damping) == pytest.approx(between - 2 * own, rel=1e-9)
+    assert spread(*some(rows, count), damping) == pytest.approx(between / own**2, rel=1e-9)
 
 
-def test_chosen_is_near_the_best_inverse_of_the_true_second_moment() -> None:
-    """The criterion sees a sample; the expected error of scores of new queries is known here."""
+@pytest.mark.parametrize("tail", [0.0, 1.5], ids=["alike", "heavy-tailed"])
+def test_chosen_is_near_the_best_cosine_with_ideal_scores(tail: float) -> None:
+    """The criterion sees a sample; the angle of scores of new queries to the ideal ones is known here."""
     count, size = 60, 120
     generator = torch.Generator().manual_seed(1)
     spectrum = torch.arange(1, size + 1, dtype=torch.float64) ** -1.5
-    rows = torch.randn(count, size, generator=generator, dtype=torch.float64) * spectrum.sqrt()
+
+    def drawn(n: int) -> Tensor:
+        lengths = torch.exp(tail * torch.randn(n, 1, generator=generator, dtype=torch.float64))
+        return torch.randn(n, size, generator=generator, dtype=torch.float64) * spectrum.sqrt() * lengths
+
+    rows = drawn(count)
+    queries = torch.nn.functional.normalize(drawn(20_000))
+    directions = queries.T @ queries / len(queries)
+    ideal = torch.linalg.solve(directions, rows.T)  # M^-1 g [D, N]
     data, values = some(rows, count)
 
-    def truly(damping: float) -> float:
-        wrong = count * torch.linalg.inv(rows.T @ rows + damping * torch.eye(size)) - torch.diag(1 / spectrum)
-        return float(((rows @ wrong).square() @ spectrum).mean())  # E over queries ~ N(0, C), mean over the rows
+    def cosine(damping: float) -> float:
+        found = torch.linalg.solve(rows.T @ rows + damping * torch.eye(size), rows.T)
+        return float(torch.nn.functional.cosine_similarity((queries @ found).flatten(), (queries @ ideal).flatten(), 0))
 
     mean_norm = float(rows.square().sum()) / count
     chosen = chosen_damping(data, values, mean_norm)
-    assert truly(chosen) < 1.1 * min(truly(multiplier * mean_norm) for multiplier in MULTIPLIERS)
+    assert cosine(chosen) > 0.98 * max(cosine(multiplier * mean_norm) for multiplier in MULTIPLIERS)
 
 
 def test_heavier_tails_more_damping() -> None:
@@ -101,7 +111,7 @@ def test_directions_without_any_gradient_change_nothing() -> None:
 def test_duplicates_and_lone_directions_stay_finite() -> None:
     rows = torch.eye(6, dtype=torch.float64)[[0, 0, 1, 2, 3, 4]]
     data, values = some(rows, 6)
-    assert all(torch.isfinite(torch.tensor(distance(data, values, damping))) for damping in (1e-12, 1.0, 1e9))
+    assert all(torch.isfinite(torch.tensor(spread(data, values, damping))) for damping in (1e-12, 1.0, 1e9))
 
 
 def test_few_sampled_rows_stand_for_all() -> None:

@@ -19,6 +19,7 @@ from lorif_core import CausalLM, Classification, LoRIF, Regression, StoreError
 from lorif_core.evaluation import linear_datamodeling_score
 from lorif_core.evaluation.lds import ranks
 from lorif_core.objectives import batch_rows
+from lorif_core.options import CurvatureOptions
 from lorif_core.projections import projected_size, random_normal, random_signs
 
 ROWS = [(torch.randn(4, 6), torch.tensor([0, 1, 2, 0]))]
@@ -150,6 +151,11 @@ def test_outputs_without_logits_are_explained() -> None:
         Classification().loss(lambda x: SimpleNamespace(hidden=1), ROWS[0])
     with pytest.raises(ValueError, match="common first axis"):
         batch_rows({"a": torch.zeros(3), "b": torch.zeros(4)})
+
+
+def test_a_rank_left_to_the_engine_is_all_where_that_costs_no_more() -> None:
+    assert [CurvatureOptions().rank_of(n) for n in (1, 256, 768, 769)] == [1, 256, 768, 256]
+    assert [CurvatureOptions(curvature_rank=300).rank_of(n) for n in (200, 768, 5000)] == [200, 300, 300]
 
 
 def test_projected_sides() -> None:
