@@ -1,12 +1,11 @@
 """What the compiled kernels have in common: one function in LLVM's language, its loops, its vectors.
 
 A kernel is written out for one shape and codec: sizes are constants of the code, so that sums stay in registers. Axes:
-Q queries, n rows, b bits of a stored number.
+L layers of the shape, Q queries, n rows, b bits of a stored number.
 """
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,15 +18,14 @@ LANES = 8
 SLACK = 4 * LANES
 """Bytes that may be read beyond the last row; whatever they hold, scores do not depend on it."""
 ENTRY = "add_scores"
-"""The function: (scores [Q, n], queries [Q, ...], the first row of each tensor, Q, n, numbers from one query's scores to the
-next's, advice) -> 0; where advice is not 0, the operating system is given it for the rows' memory before that is touched,
-and what it answers if it refuses is returned at once."""
+"""The function: (scores [Q, n], addresses [L, 1 + tensors], L, Q, n, numbers from one query's scores to the next's). A layer's
+addresses are those of its queries [Q, ...] and of the first row of each of its tensors."""
 LINE = 64
 """Bytes of a cache line."""
 DISTANCE = 2
 """Of what is asked of memory from what is worked on, in rows scored at once: memory takes about as long to answer."""
 FETCHED = 2**16
-"""Bytes of the rows scored at once up to which that is asked, a line an instruction: more would take seconds to compile."""
+"""Bytes of the rows scored at once up to which that is asked: more would leave the cache again, and take seconds to compile."""
 
 BYTE, HALF, INT, LONG, FLOAT = (*(ir.IntType(size) for size in (8, 16, 32, 64)), ir.FloatType())
 POINTER = ir.PointerType()
@@ -64,24 +62,38 @@ class Code:
             rows: that are scored at once, even where fewer are left.
         """
         self.module = ir.Module()
-        tensors = [POINTER] * len(row_bytes)
-        kind = ir.FunctionType(INT, [POINTER, POINTER, *tensors, LONG, LONG, LONG, INT])
+        kind = ir.FunctionType(ir.VoidType(), [POINTER, POINTER, *[LONG] * 4])
         function = ir.Function(self.module, kind, ENTRY)
-        self.all_scores, self.queries, *self.tensors, self.count, self.n, self.stride, self.advice = function.args
+        self.all_scores, self.addresses, self.layers, self.count, self.n, self.stride = function.args
         self.entry = ir.IRBuilder(function.append_basic_block())
         self.at = ir.IRBuilder(function.append_basic_block())
         self.body = self.at.block
         self.row_bytes, self.query_bytes, self.rows = row_bytes, query_bytes, rows
         self.room = (rows - 1) * max(row_bytes) + SLACK
         self.row = self.variable(LONG)
-        with self.at.if_then(self.at.icmp_signed("!=", self.advice, INT(0))):
-            self.advise()
+        kind = ir.FunctionType(ir.VoidType(), [POINTER, INT, INT, INT])
+        self.prefetch = ir.Function(self.module, kind, "llvm.prefetch.p0")
 
     def finish(self) -> Kernel:
         """The kernel."""
-        self.at.ret(INT(0))
+        self.at.ret_void()
         self.entry.branch(self.body)
         return Kernel(str(self.module), tuple(self.row_bytes), self.rows, self.room)
+
+    @contextmanager
+    def each_layer(self) -> Iterator[None]:
+        """The block for each layer, at its first row."""
+        layer = self.variable(LONG)
+        with self.repeat(layer, 1, self.layers):
+            first = self.at.mul(self.at.load(layer, typ=LONG), LONG(1 + len(self.row_bytes)))
+            self.queries, *self.tensors = (
+                self.at.load(
+                    self.at.gep(self.addresses, [self.at.add(first, LONG(i))], source_etype=POINTER), typ=POINTER
+                )
+                for i in range(1 + len(self.row_bytes))
+            )
+            self.at.store(LONG(0), self.row)
+            yield
 
     @contextmanager
     def each_query(self) -> Iterator[tuple[Value, Value]]:
@@ -94,26 +106,13 @@ class Code:
             query = self.address(self.queries, self.at.mul(number, LONG(self.query_bytes)))
             yield query, self.address(self.all_scores, self.at.mul(line, LONG(4)))
 
-    def advise(self) -> None:
-        """Give the advice for every tensor's rows, from the beginning of the first one's page on."""
-        madvise = ir.Function(self.module, ir.FunctionType(INT, [POINTER, LONG, INT]), "madvise")
-        for tensor, size in zip(self.tensors, self.row_bytes, strict=True):
-            before = self.at.and_(self.at.ptrtoint(tensor, LONG), LONG(mmap.PAGESIZE - 1))
-            length = self.at.add(self.at.add(self.at.mul(self.n, LONG(size)), before), LONG(self.room))
-            found = self.at.call(madvise, [self.address(tensor, self.at.neg(before)), length, self.advice])
-            with self.at.if_then(self.at.icmp_signed("!=", found, INT(0)), likely=False):
-                self.at.ret(found)
-
-    def fetch(self, rows: int) -> None:
-        """Ask memory for rows that come soon, as many as are scored at once; not for those of more than `FETCHED` bytes."""
-        if rows * sum(self.row_bytes) > FETCHED:
+    def fetch(self, tensor: int, rows: int, offset: Value, size: int) -> None:
+        """Ask memory for `size` bytes, from `offset` on, of the rows that come soon, where `rows` are scored at once."""
+        if rows * self.row_bytes[tensor] > FETCHED:
             return
-        kind = ir.FunctionType(ir.VoidType(), [POINTER, INT, INT, INT])
-        prefetch = ir.Function(self.module, kind, "llvm.prefetch.p0")
-        for tensor, size in enumerate(self.row_bytes):
-            for offset in range(0, rows * size, LINE):
-                place = self.place(tensor, DISTANCE * rows, offset)
-                self.at.call(prefetch, [place, INT(0), INT(3), INT(1)])  # to read, often, data
+        for line in range(0, size, LINE):
+            place = self.address(self.place(tensor, DISTANCE * rows, line), offset)
+            self.at.call(self.prefetch, [place, INT(0), INT(3), INT(1)])  # to read, often, data
 
     def variable(self, kind: Any, count: int = 1) -> Value:
         """Zero; registers hold it after optimisation, except for arrays, which hold anything."""

@@ -39,14 +39,15 @@ def factors(d1: int, d2: int, rank: int, bits: int) -> Kernel:
     """Queries as `arranged` has them; the file's tensors: left and right, or codes and scale.
 
     Args:
-        d1: the sides of the layer's projected gradients.
+        d1: the sides of the layers' projected gradients.
         d2: theirs.
         rank: of its factors.
         bits: of a stored number.
     """
     code = _Factors(d1, d2, rank, bits)
-    with code.repeat(code.row, ROWS, code.n, whole=False):
-        code.fetch(ROWS)
+    with code.each_layer(), code.repeat(code.row, ROWS, code.n, whole=False):
+        for tensor, size in enumerate(code.row_bytes):
+            code.fetch(tensor, ROWS, LONG(0), ROWS * size)
         code.decode()
         with code.each_query() as (query, scores):
             code.add_scores(query, scores)

@@ -11,17 +11,17 @@ from __future__ import annotations
 import ctypes
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from lorif_core.codecs import FLOATS
 from lorif_core.errors import StoreError
 from lorif_core.manifest import LayerEntry
-from lorif_core.mapping import advice
 from lorif_core.shards import Shard
 
 if TYPE_CHECKING:
@@ -50,20 +50,20 @@ def available() -> bool:
 
 @dataclass(frozen=True)
 class Kernel:
-    """What adds one layer's products with some queries."""
+    """What adds the products of layers of one shape with some queries."""
 
     queries: Tensor
-    """In the kernel's order, float32 [Q, ...], contiguous."""
-    tensors: tuple[str, ...]
-    """That it reads."""
+    """In the kernel's order, float32 [L, Q, ...], contiguous."""
+    tensors: tuple[tuple[str, ...], ...]
+    """That it reads of each."""
     rows: int
     """It scores at once: behind each query's scores there is room up to a multiple."""
     room: int
     """Bytes it touches behind the rows it is given."""
-    code: Callable[..., int]
+    code: Callable[..., None]
 
     def add_scores(self, shard: Shard, start: int, scores: Tensor) -> None:
-        """Add <Q_q, G_i> of a shard's rows start, start + 1, ... to `scores` [Q, n], float32.
+        """Add <Q_q, G_i>, summed over the layers, of a shard's rows start, start + 1, ... to `scores` [Q, n], float32.
 
         Args:
             shard: the rows'.
@@ -73,42 +73,56 @@ class Kernel:
         Raises:
             StoreError: the file ends before them.
         """
-        count, n = scores.shape
-        for mapped in (True, False):  # copies where memory does not come: reading says what is wrong
-            addresses, copies = [scores.data_ptr(), self.queries.data_ptr()], []
-            for name in self.tensors:
-                begin, end = shard.span(name, start, start + n)
-                address = shard.file.address(begin, end + self.room) if mapped else None
-                if address is None:
-                    copies.append(shard.file.read(begin, end, self.room))
-                    address = copies[-1].data_ptr()
-                addresses.append(address)
-            if not self.code(*addresses, count, n, scores.stride(0), advice() if mapped else 0):
-                break
+        stop = start + scores.shape[1]
+        first, size = self.queries.data_ptr(), self.queries.element_size() * self.queries.stride(0)
+        layers = [(first + i * size, names) for i, names in enumerate(self.tensors)]
+        mapped = shard.file.ready()
+        for some in [layers] if mapped else [[layer] for layer in layers]:  # copies of a layer at a time
+            addresses, copies = [], []
+            for queries, names in some:
+                addresses.append(queries)
+                for name in names:
+                    begin, end = shard.span(name, start, stop)
+                    address = shard.file.address(begin, end + self.room) if mapped else None
+                    if address is None:
+                        copies.append(shard.file.read(begin, end, self.room))
+                        address = copies[-1].data_ptr()
+                    addresses.append(address)
+            table = (ctypes.c_int64 * len(addresses))(*addresses)
+            self.code(scores.data_ptr(), table, len(some), *scores.shape, scores.stride(0))
         if mapped and shard.file.shrunk():  # what was added may be zeros
-            for name in self.tensors:
-                shard.read(name, start, start + n)  # says what is wrong
+            for name in (name for names in self.tensors for name in names):
+                shard.read(name, start, stop)  # says what is wrong
             raise StoreError(f"{shard.file.path}: could not be read for a moment; ask again")
 
 
-def prepare(layer: LayerEntry, bits: int, queries: Tensor) -> Kernel | None:
-    """The kernel for queries [Q, d1, d2], float32; None where the layer is too large for one, or torch is faster."""
-    if len(queries) > FEW_QUERIES if layer.rank == 0 else layer.rank > 1 and layer.rank * len(queries) > FEW_COLUMNS:
-        return None
-    if layer.rank * max(layer.d1, layer.d2) > LONGEST:
-        return None
-    from lorif_core.kernel_factors import arranged
-    from lorif_core.kernel_whole import padded
+def suits(layer: LayerEntry, queries: int) -> bool:
+    """Whether a kernel is faster than torch for so many queries, and the layer not too large for one."""
+    if queries > FEW_QUERIES if layer.rank == 0 else layer.rank > 1 and layer.rank * queries > FEW_COLUMNS:
+        return False
+    return layer.rank * max(layer.d1, layer.d2) <= LONGEST
 
-    ordered = arranged(queries) if layer.rank else padded(queries, bits)
-    stored = ("codes", "scale") if bits not in FLOATS else ("left", "right") if layer.rank else ("gradient",)
-    kernel, code = _compiled(layer.d1, layer.d2, layer.rank, bits)
-    names = tuple(f"{name}.{layer.name}" for name in stored)
-    return Kernel(ordered, names, kernel.rows, kernel.room, code)
+
+def prepare(layers: Iterable[LayerEntry], bits: int, queries: Mapping[str, Tensor]) -> list[Kernel]:
+    """The kernels of some layers, one for those of a shape, for queries [Q, d1, d2] of each, float32."""
+    from lorif_core import kernel_factors, kernel_whole
+
+    shapes: dict[tuple[int, int, int], list[LayerEntry]] = {}
+    for layer in layers:
+        shapes.setdefault((layer.d1, layer.d2, layer.rank), []).append(layer)
+    found = []
+    for (d1, d2, rank), same in shapes.items():
+        stored = ("codes", "scale") if bits not in FLOATS else ("left", "right") if rank else ("gradient",)
+        given = torch.cat([queries[layer.name] for layer in same])
+        ordered = kernel_factors.arranged(given) if rank else kernel_whole.arranged(given, bits)
+        names = tuple(tuple(f"{name}.{layer.name}" for name in stored) for layer in same)
+        kernel, code = _compiled(d1, d2, rank, bits)
+        found.append(Kernel(ordered.unflatten(0, (len(same), -1)), names, kernel.rows, kernel.room, code))
+    return found
 
 
 @cache
-def _compiled(d1: int, d2: int, rank: int, bits: int) -> tuple[Written, Callable[..., int]]:
+def _compiled(d1: int, d2: int, rank: int, bits: int) -> tuple[Written, Callable[..., None]]:
     """The kernel for layers of a shape, and its function."""
     from lorif_core.kernel_code import ENTRY
     from lorif_core.kernel_factors import factors
@@ -118,9 +132,9 @@ def _compiled(d1: int, d2: int, rank: int, bits: int) -> tuple[Written, Callable
     kernel = factors(d1, d2, rank, bits) if rank else whole(d1 * d2, bits)
     engine = _engine(kernel.text, ENTRY)
     _engines.append(engine)  # the code lives as long as it
-    kinds = [*[ctypes.c_void_p] * (2 + len(kernel.row_bytes)), *[ctypes.c_int64] * 3, ctypes.c_int]
+    kinds = [*[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 4]
     log.debug("kernel for %d x %d, rank %d, %d bits ready in %.2f s", d1, d2, rank, bits, time.perf_counter() - begin)
-    return kernel, ctypes.CFUNCTYPE(ctypes.c_int, *kinds)(engine.get_function_address(ENTRY))
+    return kernel, ctypes.CFUNCTYPE(None, *kinds)(engine.get_function_address(ENTRY))
 
 
 _engines: list[Any] = []

@@ -48,13 +48,15 @@ class MappedFile:
         self.identity = facts.st_ino, facts.st_size, facts.st_mtime_ns
         """What is another once the file changes."""
         self._mapped = torch.empty(0, dtype=torch.uint8)
+        self._fetched = False
         if self.size and advice():
             with suppress(OSError):  # no room for its addresses, or no file system that maps: everything is copied
                 private = mmap.mmap(
                     self._descriptor, 0, access=mmap.ACCESS_COPY
                 )  # for tensors, which know no read-only
                 self._mapped = torch.frombuffer(private, dtype=torch.uint8)
-        if len(self._mapped):
+        self._begin, self._end = self._mapped.data_ptr(), len(self._mapped)
+        if self._end:
             _advise(self._mapped, mmap.MADV_SEQUENTIAL)  # the disk is read far ahead
 
     def read(self, start: int, stop: int, room: int = 0) -> Tensor:
@@ -87,18 +89,23 @@ class MappedFile:
         Each page is touched, in order, too: in a virtual machine, with files fresh from the disk, the kernels, which use them
         in another order, were otherwise several times as slow.
         """
-        if len(self._mapped):
+        if self._end:
             if not _advise(self._mapped, POPULATE_READ) or self.shrunk():
                 return False
             self._mapped[:: mmap.PAGESIZE].sum()
+            self._fetched = True
             return True
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
         return False
 
+    def ready(self) -> bool:
+        """Whether what is mapped may be used: it was fetched, now if not before, and the file is as long as it was."""
+        return not self.shrunk() if self._fetched else self.fetch()
+
     def address(self, start: int, stop: int) -> int | None:
-        """Where bytes start to stop are mapped, for code that asks for them itself by `advice`; None where they are not."""
-        return self._mapped.data_ptr() + start if stop <= len(self._mapped) else None
+        """Where bytes start to stop are mapped, for code that made sure that they are `ready`; None where they are not."""
+        return self._begin + start if stop <= self._end else None
 
     def shrunk(self) -> bool:
         """Whether the file is shorter than it was: what is left of its last page is zeros."""

@@ -95,8 +95,6 @@ class _Layer:
     queries: Tensor
     inverse: PrimalInverse | None
     """Applied to the rows, where the queries were not preconditioned."""
-    kernel: kernels.Kernel | None
-    """What contracts them, where one is compiled."""
 
     @property
     def rows(self) -> int:
@@ -107,17 +105,6 @@ class _Layer:
 
     def add_scores(self, window: Window, total: Tensor) -> None:
         """Add the products of a window's rows to `total` [Q, n]."""
-        if self.kernel is not None:
-            for shard, begin, end in window.parts(window.start, window.stop):
-                first = shard.entry.start + begin - window.start
-                scores = total[:, first : first + end - begin]
-                if end - begin == len(window):
-                    self.kernel.add_scores(shard, begin, scores)
-                else:  # behind a part's scores lie the next one's: no room
-                    room = scores.new_zeros(len(scores), end - begin + self.kernel.rows)[:, : end - begin]
-                    self.kernel.add_scores(shard, begin, room.copy_(scores))
-                    scores.copy_(room)
-            return
         for block in window.blocks(self.entry, self.rows, self.bits):
             first = block.start - window.start
             scores = total[:, first : first + len(block)]
@@ -128,26 +115,54 @@ class _Layer:
                 scores.addmm_(self.queries.flatten(1), applied.T)  # [Q, D] @ [D, n] -> [Q, n]
 
 
+@dataclass(frozen=True)
+class _Compiled:
+    """The layers that kernels contract."""
+
+    kernels: Sequence[kernels.Kernel]
+
+    @property
+    def rows(self) -> int:
+        """They score at once: behind each query's scores there is room up to a multiple."""
+        return max((kernel.rows for kernel in self.kernels), default=1)
+
+    def add_scores(self, window: Window, total: Tensor) -> None:
+        """Add the products of a window's rows to `total` [Q, n]."""
+        for shard, begin, end in window.parts(window.start, window.stop) if self.kernels else ():
+            first = shard.entry.start + begin - window.start
+            scores = part = total[:, first : first + end - begin]
+            if end - begin < len(window):  # behind a part's scores lie the next one's: no room
+                part = scores.new_zeros(len(scores), end - begin + self.rows)[:, : end - begin].copy_(scores)
+            for kernel in self.kernels:
+                kernel.add_scores(shard, begin, part)
+            if part is not scores:
+                scores.copy_(part)
+
+
 def _plan(
     store: FactorStore, layers: Sequence[LayerEntry], queries: Queries, inverses: Inverses, where: Tensor
-) -> list[_Layer]:
-    """The layers' contractions on the device and in the precision of `where`."""
+) -> tuple[_Compiled, list[_Layer]]:
+    """What contracts the layers on the device and in the precision of `where`: kernels, and what has none."""
     bits = store.manifest.bits
-    compiled = (
+    gradients = {layer.name: queries.gradients[layer.name].to(where) for layer in layers}
+    worth = (
         queries.preconditioned
         and where.device.type == "cpu"
         and where.dtype == torch.float32
         and len(store) * sum(layer.numbers for layer in layers) >= KERNEL_NUMBERS
         and kernels.available()
     )
+    suited = {layer.name for layer in layers if worth and kernels.suits(layer, len(queries))}
 
     def plan(layer: LayerEntry) -> _Layer:
-        gradients, inverse = queries.gradients[layer.name].to(where), inverses[layer.name]
+        inverse = inverses[layer.name]
         on_rows = not queries.preconditioned and isinstance(inverse, PrimalInverse)
-        kernel = kernels.prepare(layer, bits, gradients) if compiled else None
-        return _Layer(layer, bits, gradients, inverse if on_rows else None, kernel)  # type: ignore[arg-type]
+        return _Layer(layer, bits, gradients[layer.name], inverse if on_rows else None)  # type: ignore[arg-type]
 
-    return [plan(layer) for layer in layers]
+    same = [layer for layer in layers if layer.name in suited]
+    return _Compiled(kernels.prepare(same, bits, gradients) if same else []), [
+        plan(layer) for layer in layers if layer.name not in suited
+    ]
 
 
 def stream_scores(
@@ -162,15 +177,14 @@ def stream_scores(
         inverses: applied to rows where the queries are not preconditioned.
         where: a tensor of the device and precision to compute on and in.
     """
-    planned = _plan(store, layers, queries, inverses, where)
-    compiled = [layer.kernel for layer in planned if layer.kernel is not None]
-    together = max((kernel.rows for kernel in compiled), default=1)
+    compiled, others = _plan(store, layers, queries, inverses, where)
     rows = max(1, min(window_rows(store), BLOCK_NUMBERS // len(queries)))
 
     def score(window: Window) -> tuple[int, Tensor]:
         n = len(window)
-        total = where.new_zeros(len(queries), -(-n // together) * together)[:, :n]
-        for layer in planned:
+        total = where.new_zeros(len(queries), -(-n // compiled.rows) * compiled.rows)[:, :n]
+        compiled.add_scores(window, total)
+        for layer in others:
             layer.add_scores(window, total)
         return window.start, total
 

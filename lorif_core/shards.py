@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import math
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,7 @@ class Stored:
 class Shard:
     """One finished shard, open: which rows it holds, and its tensors by name."""
 
-    def __init__(self, file: MappedFile, entry: ShardEntry, tensors: dict[str, Stored]) -> None:
+    def __init__(self, file: MappedFile, entry: ShardEntry, tensors: Mapping[str, Stored]) -> None:
         """Use `open_shard`."""
         self.file, self.entry, self.tensors = file, entry, tensors
 
@@ -121,7 +122,7 @@ def stream(store: FactorStore) -> Generator[Shard]:
             yield waiting.popleft().result()
 
 
-def _header(file: MappedFile) -> dict[str, Stored]:
+def _header(file: MappedFile) -> Mapping[str, Stored]:
     """The tensors of a safetensors file: 8 bytes of header length, the header in JSON, the numbers."""
 
     def read(start: int, stop: int) -> bytes:
@@ -131,16 +132,26 @@ def _header(file: MappedFile) -> dict[str, Stored]:
     try:
         if length > file.size - 8:
             raise ValueError("its header is longer than the file")
-        entries: dict[str, Any] = json.loads(read(8, 8 + length))
-        found = {}
-        for name, entry in entries.items():
-            if name != "__metadata__":
-                begin, end = (8 + length + offset for offset in entry["data_offsets"])
-                dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
-                stored = Stored(dtype, shape, begin, dtype.itemsize * math.prod(shape[1:]))
-                if stored.shape[0] * stored.row_bytes != end - begin or end > file.size or begin % dtype.itemsize:
-                    raise ValueError(f"{name} does not fit its place")
-                found[name] = stored
+        return _tensors(read(8, 8 + length), file.size)
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise StoreError(f"{file.path} is damaged ({error}); rebuild the index") from None
+
+
+@lru_cache(maxsize=AHEAD)
+def _tensors(header: bytes, size: int) -> Mapping[str, Stored]:
+    """Those of a header, of a file of `size` bytes: one dictionary for all shards that are alike, as all but the last are.
+
+    Raises:
+        ValueError, KeyError, TypeError, IndexError: it is no header of such a file.
+    """
+    entries: dict[str, Any] = json.loads(header)
+    found = {}
+    for name, entry in entries.items():
+        if name != "__metadata__":
+            begin, end = (8 + len(header) + offset for offset in entry["data_offsets"])
+            dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
+            stored = Stored(dtype, shape, begin, dtype.itemsize * math.prod(shape[1:]))
+            if stored.shape[0] * stored.row_bytes != end - begin or end > size or begin % dtype.itemsize:
+                raise ValueError(f"{name} does not fit its place")
+            found[name] = stored
     return found

@@ -23,8 +23,7 @@ def scored(folder: Path) -> tuple[Shard, Kernel, Tensor, Tensor]:
     store = index(folder, 1, 16, rows=SHARD)
     (shard,) = shards.stream(store)
     layer = store.manifest.layers[0]
-    kernel = kernels.prepare(layer, 16, queries_of(store, 2)[layer.name])
-    assert kernel is not None
+    (kernel,) = kernels.prepare([layer], 16, queries_of(store, 2))
     scores, again = torch.zeros(2, 2, SHARD + kernel.rows)[..., :SHARD]
     kernel.add_scores(shard, 0, scores)
     return shard, kernel, scores, again
@@ -57,11 +56,9 @@ def test_a_kernel_scores_a_row_alike_whatever_lies_beside_it(
 
     monkeypatch.setattr(MappedFile, "read", full)
     monkeypatch.setattr(mapping, "advice", lambda: 0)
-    monkeypatch.setattr(kernels, "advice", lambda: 0)
     store = index(tmp_path, rank, bits, rows=2 * SHARD, sides=((7, 13), (24, 5)))
     for layer in store.manifest.layers:
-        kernel = kernels.prepare(layer, bits, normal(3, layer.d1, layer.d2))
-        assert kernel is not None
+        (kernel,) = kernels.prepare([layer], bits, {layer.name: normal(3, layer.d1, layer.d2)})
         found = []
         for cuts in ((0, SHARD), (0, 1, 17, SHARD)):
             for shard in shards.stream(store):
@@ -81,16 +78,17 @@ def test_layers_too_large_for_a_kernel_are_scored_without_one(tmp_path: Path, mo
     found, gradients = inverses(store), queries_of(store, 2)
     monkeypatch.setattr(kernels, "LONGEST", 2 * 16)
     monkeypatch.setattr(scoring, "KERNEL_NUMBERS", 0)
-    made = [kernels.prepare(layer, 16, gradients[layer.name]) for layer in store.manifest.layers]
-    assert {kernel is None for kernel in made} == {True, False}
+    assert {kernels.suits(layer, 2) for layer in store.manifest.layers} == {True, False}
     scores = all_scores(store, prepared(gradients, found, len(store)), found, CPU, lambda done: None)
     close(scores, brute_force(store, gradients, found))
 
 
 def test_where_asking_is_refused_a_kernel_scores_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shard, kernel, scores, again = scored(tmp_path)
-    monkeypatch.setattr(kernels, "advice", lambda: 9999)  # which no kernel knows: EINVAL
-    kernel.add_scores(shard, 0, again)
+    refused = MappedFile(shard.file.path)
+    monkeypatch.setattr(mapping, "POPULATE_READ", 9999)  # which no kernel knows: EINVAL
+    assert refused.address(0, 1) is not None and not refused.ready()
+    kernel.add_scores(Shard(refused, shard.entry, shard.tensors), 0, again)
     assert bool(scores.any()) and torch.equal(scores, again)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lorif_core import StoreError, kernels, mapping, scoring, shards
+from lorif_core import StoreError, mapping, scoring, shards
 from lorif_core.mapping import MappedFile, advice
 from lorif_core.scoring import prepared
 from tests.lorif_core.test_scoring import CPU, SHARD, index, inverses, queries_of
@@ -80,8 +80,7 @@ def test_mapped_rows_give_the_scores_of_copies(
     monkeypatch.setattr(scoring, "KERNEL_NUMBERS", 0)
     scores = []
     for asked in (advice(), 0):
-        for module in (mapping, kernels):
-            monkeypatch.setattr(module, "advice", lambda asked=asked: asked)
+        monkeypatch.setattr(mapping, "advice", lambda asked=asked: asked)
         assert all((x.file.address(0, 8) is None) == (not asked) for x in shards.stream(store))
         queries = prepared(gradients, found, len(store))
         scores.append(scoring.all_scores(store, queries, found, CPU, lambda done: None))

@@ -98,8 +98,11 @@ def test_many_small_shards_are_opened_one_by_one(
     monkeypatch.setattr(windows, "open_shard", watched)
     window = windows.Window(store, 0, ROWS, tuple(store.manifest.shards))
     queries = torch.ones(2, entry.d1, entry.d2)
-    kernel = kernels.prepare(entry, 16, queries) if compiled and kernels.available() else None
-    scoring._Layer(entry, 16, queries, None, kernel).add_scores(window, torch.zeros(2, ROWS))
+    if compiled and kernels.available():
+        part: Any = scoring._Compiled(kernels.prepare([entry], 16, {entry.name: queries}))
+    else:
+        part = scoring._Layer(entry, 16, queries, None)
+    part.add_scores(window, torch.zeros(2, ROWS))
     assert most == 2  # one is used, the next one opened
 
 
