@@ -166,7 +166,7 @@ class DuplicatesSection(SameSection):
 
 
 class DecontaminateSection(SameSection):
-    """Rows of the pool that are target rows: they go, whether they choose or measure."""
+    """Rows of the pool that are target rows, whether these choose or measure, or of the split test or holdout: they go."""
 
 
 class CompareSection(Section):

@@ -22,8 +22,7 @@ from curation.selection.bias import bias
 from curation.selection.budget import Budget
 from curation.selection.checkpoints import Checkpoint
 from curation.selection.controls import bm25, loss, random_scores, similarity
-from curation.selection.exclusions import allowed, exclusion_table
-from curation.selection.harmful import harmful
+from curation.selection.harmful import harmful, harmful_table
 from curation.selection.pairs import pair_scores
 from curation.selection.pool import Best, Pool
 from curation.selection.strategies import Selection, Strategy, TopK
@@ -59,8 +58,10 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     names = data.examples.filter(split="train")["example_id"]
     mean = pl.read_parquet(arguments["scores_file"])["mean"].to_numpy()
     hurting = harmful(mean)
-    write_parquet_atomic(exclusion_table(hurting, pool.ids), folder / "harmful.parquet")
-    helping = pool.allowed & allowed(len(pool), hurting) if arguments["exclude_harmful"] else pool.allowed
+    write_parquet_atomic(harmful_table(hurting, names, mean), folder / "harmful.parquet")
+    helping = pool.allowed.copy()
+    if arguments["exclude_harmful"]:
+        helping[hurting] = False
     # The controls choose from all rows: what hurts the target is known by influence only.
     chosen = {"selected": _selected(strategy, replace(pool, allowed=helping), budget, options["seed"], pool)}
     scores = {"score": pool.scores, "mean": mean}

@@ -22,10 +22,12 @@ from curation.errors import CurationError, DataError, ModelError
 from curation.examples import column_problems
 from curation.models.embedding import embeddings
 from curation.selection.budget import Budget
+from curation.selection.content import Content
 from curation.selection.near_texts import near_copies
 from curation.selection.strategies import Strategy, build_strategy
 from flows.files import digest_of
 from flows.stages.common import Arguments, device, open_data
+from flows.stages.evaluation_rows import evaluation_rows
 
 SHOWN = 24
 """Characters of an option of the data in a message: of a tokenizer it may be a digest."""
@@ -45,6 +47,7 @@ class Targets:
         choosing: positions of those that choose, ascending, int64.
         measuring: positions of the others, which are held out, but for those that hold what a choosing row does, or nearly.
         groups: name of the target group of each row, Q.
+        evaluation: what rows hold that are kept for a later test.
         digest: of all of them, as they are and as models see them.
     """
 
@@ -55,6 +58,7 @@ class Targets:
     choosing: np.ndarray
     measuring: np.ndarray
     groups: list[str]
+    evaluation: Content
     digest: str
 
     def __len__(self) -> int:
@@ -106,6 +110,7 @@ def open_targets(arguments: Arguments, data: ExampleData) -> Targets:
                 "what one that chooses does; expected others"
             ]
         )
+    evaluation = evaluation_rows([data] if source is data else [data, source])
     return Targets(
         dataset,
         source.collate,
@@ -114,12 +119,14 @@ def open_targets(arguments: Arguments, data: ExampleData) -> Targets:
         choosing,
         measuring,
         groups,
+        evaluation,
         digest_of(
             [
                 sorted(zip(map(str, names), seen, groups, strict=True)),
                 options["examples"],
                 options["seed"],
                 sorted(str(names[row]) for row in measuring.tolist()),
+                sorted(zip(map(str, evaluation.ids), evaluation.digests, strict=True)),
             ]
         ),
     )
