@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
-from flows.schema import Arguments, RecordedConfig, ReportSection, Section
+from flows.schema import Arguments, RecordedConfig, ReportSection, Section, TrackingSection
 
 Control = Literal["random", "bm25", "repsim", "loss"]
 PLAIN_PROJECTIONS = ("identity", "rademacher", "pca")
@@ -192,6 +192,12 @@ class SelectReportSection(ReportSection):
     examples: int = Field(default=4, ge=1, description="Target rows shown beside each.")
 
 
+class SelectTrackingSection(TrackingSection):
+    """What MLflow keeps."""
+
+    experiment: str = Field(default="select", min_length=1, description="Name of the MLflow experiment.")
+
+
 class SelectConfig(RecordedConfig):
     """Configuration of `curate select`, the only parameter of its flow. The pool is the training rows of data."""
 
@@ -220,6 +226,7 @@ class SelectConfig(RecordedConfig):
     )
     compare: CompareSection = CompareSection()
     report: SelectReportSection = SelectReportSection()
+    tracking: SelectTrackingSection = SelectTrackingSection()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
