@@ -135,6 +135,11 @@ class StrategySection(Section):
         default="top_k", description="The strategy."
     )
     options: Arguments = Field(default_factory=dict, description="Of the strategy.")
+    vectors: Literal["embeddings", "factors"] = Field(
+        default="embeddings",
+        description="What facility_location and density compare rows by: what the model makes of them, or their gradients in the "
+        "index.",
+    )
     seed: int = Field(default=0, ge=0, description="Of what it draws.")
 
 

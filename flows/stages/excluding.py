@@ -24,7 +24,8 @@ from curation.selection.exclusions import exclusion_table
 from curation.selection.pool import Pool
 from flows.files import digest_of
 from flows.stages.common import Arguments, Output, Progress, open_data
-from flows.stages.targeting import Targets, budget_of, drawn_order, open_targets, pool_columns, strategy_of
+from flows.stages.strategies import budget_of, strategy_of
+from flows.stages.targeting import Targets, drawn_order, open_targets, pool_columns
 
 
 def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:

@@ -11,7 +11,7 @@ import torch
 from curation.errors import DataError, ModelError
 from flows.select_schema import ScoresSection, SelectConfig
 from flows.stages import excluding, prepare
-from flows.stages.targeting import check_model
+from flows.stages.strategies import check_model
 from tests.flows.stages.selections import DIGITS, arguments, ignore, texts
 
 

@@ -100,6 +100,19 @@ def test_rows_that_hurt_are_left_out_of_the_selection_only(
         choosing.run(given | {"exclude_harmful": True, "budget": {"rows": left}}, tmp_path, ignore)
 
 
+def test_rows_stand_for_others_by_their_gradients_or_by_their_embeddings(
+    people: tuple[Path, dict[str, Any], dict[str, Any]], tmp_path: Path
+) -> None:
+    _, given, values = people
+    found = {}
+    for vectors in ("embeddings", "factors"):
+        strategy = given["strategy"] | {"name": "facility_location", "vectors": vectors}
+        found[vectors] = choosing.run(given | {"strategy": strategy}, tmp_path, ignore).values["digests"]
+        assert {**found[vectors], "selected": 0} == {**values["digests"], "selected": 0}, "controls choose as ever"
+        assert pl.read_parquet(tmp_path / "selected.parquet")["reason"].str.contains("how well the pool").all()
+    assert found["embeddings"]["selected"] != found["factors"]["selected"]
+
+
 def test_a_training_on_the_selection_goes_on_from_the_model_that_is_given(
     people: tuple[Path, dict[str, Any], dict[str, Any]], tmp_path: Path
 ) -> None:
