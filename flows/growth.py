@@ -142,11 +142,12 @@ def prune(workspace: Path, gone: Collection[str], *, dry_run: bool) -> tuple[int
         return bool(names) and all(name not in gone and (workspace / "stages" / name).is_dir() for name in names)
 
     forgotten = freed = 0
-    for file in sorted((workspace / "pools").glob(f"*/{STATES}")):
+    for folder in sorted(path for path in (workspace / "pools").glob("*") if path.is_dir()):
+        file = folder / STATES  # not there: the first run was killed before it wrote it
         states = (read_json(file) or {"states": []})["states"]
         kept = [state for state in states if usable(state)]
         rows = {state["rows"] for state in kept}
-        unused = [path for path in file.parent.glob("rows-*.parquet") if path.name not in rows]
+        unused = [path for path in folder.glob("rows-*.parquet") if path.name not in rows]
         forgotten += len(states) - len(kept)
         freed += sum(path.stat().st_size for path in unused)
         if dry_run:
@@ -157,6 +158,6 @@ def prune(workspace: Path, gone: Collection[str], *, dry_run: bool) -> tuple[int
             for path in unused:  # of states now forgotten, or that a killed run left
                 path.unlink()
         else:
-            shutil.rmtree(file.parent)
-            file.parent.with_suffix(".lock").unlink(missing_ok=True)
+            shutil.rmtree(folder)
+            folder.with_suffix(".lock").unlink(missing_ok=True)
     return forgotten, freed

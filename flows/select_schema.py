@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
-from flows.schema import Arguments, RecordedConfig, ReportSection, Section
+from flows.schema import Arguments, RecordedConfig, ReportSection, Section, TrackingSection
 
 Control = Literal["random", "bm25", "repsim", "loss"]
 PLAIN_PROJECTIONS = ("identity", "rademacher", "pca")
@@ -135,6 +135,11 @@ class StrategySection(Section):
         default="top_k", description="The strategy."
     )
     options: Arguments = Field(default_factory=dict, description="Of the strategy.")
+    vectors: Literal["embeddings", "factors"] = Field(
+        default="embeddings",
+        description="What facility_location and density compare rows by: what the model makes of them, or their gradients in the "
+        "index.",
+    )
     seed: int = Field(default=0, ge=0, description="Of what it draws.")
 
 
@@ -166,7 +171,7 @@ class DuplicatesSection(SameSection):
 
 
 class DecontaminateSection(SameSection):
-    """Rows of the pool that are target rows: they go, whether they choose or measure."""
+    """Rows of the pool that are target rows, whether these choose or measure, or of the split test or holdout: they go."""
 
 
 class CompareSection(Section):
@@ -190,6 +195,12 @@ class SelectReportSection(ReportSection):
         default=10, ge=0, description="Rows shown from the top of the scores, and as many from the bottom."
     )
     examples: int = Field(default=4, ge=1, description="Target rows shown beside each.")
+
+
+class SelectTrackingSection(TrackingSection):
+    """What MLflow keeps."""
+
+    experiment: str = Field(default="select", min_length=1, description="Name of the MLflow experiment.")
 
 
 class SelectConfig(RecordedConfig):
@@ -220,6 +231,7 @@ class SelectConfig(RecordedConfig):
     )
     compare: CompareSection = CompareSection()
     report: SelectReportSection = SelectReportSection()
+    tracking: SelectTrackingSection = SelectTrackingSection()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -45,7 +45,8 @@ class SelectRun(RecordedRun):
         config, target = self.config, self.loaded["select"]
         if target["left_out"]:
             self.screen.line(
-                f"{target['left_out']:,} rows of target.data are of its split test, or another one, and so no target rows"
+                f"{target['left_out']:,} rows of target.data are of its split test, or another one: they are no target rows, and "
+                "none like them is chosen"
             )
         if copies := target["rows"] - target["choosing"] - target["measuring"]:
             self.screen.line(f"{copies:,} target rows do not measure: they hold what one that chooses does, or nearly")

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from pydantic import Field, PositiveFloat, model_validator
 
-from flows.schema import Arguments, RecordedConfig, Section
+from flows.schema import Arguments, RecordedConfig, Section, TrackingSection
 
 
 class WhereSection(Section):
@@ -203,6 +203,12 @@ class PublishSection(Section):
     )
 
 
+class UnlearnTrackingSection(TrackingSection):
+    """What MLflow keeps."""
+
+    experiment: str = Field(default="unlearn", min_length=1, description="Name of the MLflow experiment.")
+
+
 class UnlearnConfig(RecordedConfig):
     """Configuration of `curate unlearn`, the only parameter of its flow."""
 
@@ -210,6 +216,7 @@ class UnlearnConfig(RecordedConfig):
     weights: WeightsSection = WeightsSection()
     unlearn: UnlearnSection = UnlearnSection()
     verify: VerifySection = VerifySection()
+    tracking: UnlearnTrackingSection = UnlearnTrackingSection()
     dry_run: bool = Field(default=False, description="Say which records would go and how they weigh; change nothing.")
     fallback: Literal["none", "retrain"] = Field(
         default="none",

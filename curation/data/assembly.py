@@ -108,6 +108,7 @@ def assemble(
     defaults = dict(defaults or {})
     is_train = (examples["split"] == "train").to_numpy()
     train, validation = np.flatnonzero(is_train), np.flatnonzero((examples["split"] == "validation").to_numpy())
+    test = np.flatnonzero((examples["split"] == "test").to_numpy())
     classes = examples["label"].gather(train).unique().sort().to_list()
     codes = encode(examples["label"].gather(train), classes)
     if noise is not None:
@@ -132,6 +133,7 @@ def assemble(
         label_column=label_column,
         payload_columns=payload_columns,
         defaults=defaults,
+        test=inputs[test] if len(test) else None,
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from torch import Tensor
+from torch.utils.data import TensorDataset
 
 from curation.data.edits import plan_edits
 from curation.data.example_data import ExampleData, Payload, PayloadKind
@@ -35,6 +36,8 @@ class Contents:
         label_column: the column of ``table`` that holds the label.
         payload_columns: the columns of ``examples`` that hold the payload; empty where only the inputs do.
         defaults: what a model must know beyond the shape of an input and the number of classes; plain values.
+        test: inputs of the rows of the test split, in table order, which are not trained on and measure nothing here; None where
+            no row is of it.
     """
 
     examples: pl.DataFrame
@@ -46,6 +49,7 @@ class Contents:
     label_column: str = "label"
     payload_columns: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    test: Tensor | None = None
 
 
 class CuratedData(ExampleData):
@@ -158,6 +162,12 @@ class CuratedData(ExampleData):
             return Payload("image", image=as_picture(inputs))
         values = inputs.reshape(-1).tolist()
         return Payload("features", features={str(number): value for number, value in enumerate(values)})
+
+    def dataset(self, split: str) -> Any:
+        """See `ExampleData`; items of the split test are (inputs,): their labels may be on no training row."""
+        if split == "test" and self.contents.test is not None:
+            return TensorDataset(self.contents.test)
+        return super().dataset(split)
 
     def model_defaults(self) -> dict[str, Any]:
         """What fills a model's constructor: ``input_shape`` and ``num_classes``.

@@ -5,7 +5,9 @@ Else a gain on the target would be one of memory.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -47,11 +49,13 @@ def contaminated(
         if not len(rows):
             continue
         for one in _like(pool, rows, name, alike, same_ids):
-            found.setdefault(one.row, one)
+            found.setdefault(one.row, replace(one, of=name))
     if len(found) == len(pool):
+        counts = Counter(one.of for one in found.values())
+        of = " and ".join(f"{rows:,} of {name}" for name, rows in counts.items())
         raise DataError(
             [
-                f"all {len(pool):,} rows of the pool are rows of {' or '.join(protected)}, or nearly the same: there is nothing to "
+                f"all {len(pool):,} rows of the pool are rows of the following, or nearly the same: {of}; there is nothing to "
                 "choose from"
             ]
         )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
 import polars as pl
 
 
@@ -16,36 +15,41 @@ class Exclusion:
     Attributes:
         row: its position in the pool.
         reason: in words.
-        like: the id of the row it is like; None where the reason is its own.
-        similarity: of the two, in [0, 1]; of a harmful row its score instead, below zero.
+        like: the id of the row it is like.
+        similarity: of the two, in [0, 1].
+        of: what that row is of: "target" or "evaluation"; None: of the pool, of which the row is a duplicate.
     """
 
     row: int
     reason: str
-    like: str | int | None = None
-    similarity: float | None = None
+    like: str | int
+    similarity: float
+    of: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """What rows of this kind are counted as."""
+        return "duplicates" if self.of is None else f"{self.of} rows"
 
 
-def allowed(count: int, exclusions: Iterable[Exclusion]) -> np.ndarray:
-    """Which of `count` rows none of the exclusions is of, bool [N]."""
-    found = np.ones(count, dtype=bool)
-    found[[x.row for x in exclusions]] = False
-    return found
+def exclusion_table(exclusions: Iterable[Exclusion], names: pl.Series) -> pl.DataFrame:
+    """Columns example_id, position, kind, reason, like (as text) and similarity: a line a row, its first reason, in pool order.
 
-
-def exclusion_table(exclusions: Iterable[Exclusion], ids: Sequence[str] | Sequence[int]) -> pl.DataFrame:
-    """Columns example_id, reason, like (as text), similarity: a line a row, its first reason, in pool order."""
+    Args:
+        exclusions: in any order.
+        names: ids of the pool's rows, N.
+    """
     first: dict[int, Exclusion] = {}
     for one in exclusions:
         first.setdefault(one.row, one)
     rows = [first[row] for row in sorted(first)]
     return pl.DataFrame(
         {
-            "example_id": pl.Series(
-                [ids[x.row] for x in rows], dtype=pl.String if isinstance(ids[0], str) else pl.Int64
-            ),
+            "example_id": names.gather([x.row for x in rows]),
+            "position": pl.Series([x.row for x in rows], dtype=pl.Int64),
+            "kind": pl.Series([x.kind for x in rows], dtype=pl.String),
             "reason": pl.Series([x.reason for x in rows], dtype=pl.String),
-            "like": pl.Series([None if x.like is None else str(x.like) for x in rows], dtype=pl.String),
+            "like": pl.Series([str(x.like) for x in rows], dtype=pl.String),
             "similarity": pl.Series([x.similarity for x in rows], dtype=pl.Float64),
         }
     )

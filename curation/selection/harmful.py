@@ -1,28 +1,39 @@
-"""Rows that hurt the target: training on them raises its loss."""
+"""Rows that hurt the target: training on them raises its loss.
+
+Axes: N pool rows, n of them that hurt.
+"""
 
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
 
-from curation.selection.exclusions import Exclusion
+REASON = "training on it raises the target's loss"
 
 
-def harmful(mean: np.ndarray, share: float = 1.0, below: float = 0.0) -> list[Exclusion]:
-    """The rows to exclude, worst first, ties in pool order.
+def harmful(mean: np.ndarray) -> np.ndarray:
+    """Positions of the rows to exclude, worst first, ties in pool order, int64 [n].
 
     Args:
         mean: scores over all target rows, float [N] (`Scored.mean`): positive = proponent. Not a maximum, which tells what a row
             does for the group it helps most.
-        share: of the rows, at most, in [0, 1].
-        below: a score from which on a row does no harm; at most 0.
-
-    Raises:
-        ValueError: share or below are out of range.
     """
-    if not 0 <= share <= 1:
-        raise ValueError(f"share: expected 0 to 1, got {share}")
-    if below > 0:
-        raise ValueError(f"below: expected at most 0, where rows begin to hurt; got {below}")
-    rows = np.flatnonzero(mean < below)
-    rows = rows[np.argsort(mean[rows], kind="stable")][: int(share * len(mean))]
-    return [Exclusion(int(row), "training on it raises the target's loss", None, float(mean[row])) for row in rows]
+    rows = np.flatnonzero(mean < 0)
+    return rows[np.argsort(mean[rows], kind="stable")]
+
+
+def harmful_table(rows: np.ndarray, names: pl.Series, mean: np.ndarray) -> pl.DataFrame:
+    """Columns example_id, score (below zero) and reason, in the order of ``rows``.
+
+    Args:
+        rows: positions in the pool, int64 [n].
+        names: ids of the pool's rows, N.
+        mean: of `harmful`, [N].
+    """
+    return pl.DataFrame(
+        {
+            "example_id": names.gather(rows),
+            "score": mean[rows].astype(np.float64),
+            "reason": pl.Series([REASON] * len(rows), dtype=pl.String),
+        }
+    )

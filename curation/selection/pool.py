@@ -45,7 +45,7 @@ class Pool:
         allowed: bool [N]; False = excluded before (of the target, a duplicate, harmful).
         best: the strongest rows of each target group, for strategies that serve the groups in turn.
         columns: other columns, N rows, for quotas; None where there are none.
-        vectors: float32 [N, D], embeddings or stored factors, for what goes by similarity of rows.
+        vectors: float32 [N, D], embeddings or of stored factors, for what goes by similarity of rows.
     """
 
     ids: Sequence[str] | Sequence[int]

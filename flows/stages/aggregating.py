@@ -19,7 +19,8 @@ from curation.selection.aggregate import aggregate
 from curation.selection.pool import Best, Pool
 from flows.stages.common import Arguments, Output, Progress, open_data
 from flows.stages.scorers import layer_weights, open_scorers
-from flows.stages.targeting import Targets, budget_of, open_targets, strategy_of
+from flows.stages.strategies import budget_of, strategy_of
+from flows.stages.targeting import Targets, open_targets
 from lorif_core import LoRIF
 
 HUB_ROWS = 10

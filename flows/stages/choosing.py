@@ -22,8 +22,8 @@ from curation.selection.bias import bias
 from curation.selection.budget import Budget
 from curation.selection.checkpoints import Checkpoint
 from curation.selection.controls import bm25, loss, random_scores, similarity
-from curation.selection.exclusions import allowed, exclusion_table
-from curation.selection.harmful import harmful
+from curation.selection.factor_vectors import factor_vectors
+from curation.selection.harmful import harmful, harmful_table
 from curation.selection.pairs import pair_scores
 from curation.selection.pool import Best, Pool
 from curation.selection.strategies import Selection, Strategy, TopK
@@ -31,7 +31,8 @@ from flows.files import digest_of
 from flows.stages.aggregating import allowed_rows, index_places, read_best
 from flows.stages.common import Arguments, Output, Progress, device, open_data
 from flows.stages.scorers import layer_weights, open_scorers
-from flows.stages.targeting import Targets, budget_of, open_targets, pool_columns, strategy_of
+from flows.stages.strategies import budget_of, needs_embeddings, strategy_of
+from flows.stages.targeting import Targets, open_targets, pool_columns
 from flows.stages.weighing import tokens_of
 from lorif_core import LoRIF
 from lorif_core.norms import gradient_norms
@@ -54,19 +55,25 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     scorers = open_scorers(arguments, data, progress)
     attributor, model = scorers[-1].attributor, scorers[-1].attributor.model
     progress("rows of the pool", 0, len(data.train_dataset))
-    pool = _pool(arguments, data, targets, model, needs_vectors="vectors" in strategy.needs)
+    embedded = _embedded(arguments, data, model)
+    pool = _pool(arguments, data, targets)
+    if "vectors" in strategy.needs:
+        by_factors = options["vectors"] == "factors"
+        pool = replace(pool, vectors=_factors(attributor, data) if by_factors else embedded)
     norms = _norms(attributor, data)
     names = data.examples.filter(split="train")["example_id"]
     mean = pl.read_parquet(arguments["scores_file"])["mean"].to_numpy()
     hurting = harmful(mean)
-    write_parquet_atomic(exclusion_table(hurting, pool.ids), folder / "harmful.parquet")
-    helping = pool.allowed & allowed(len(pool), hurting) if arguments["exclude_harmful"] else pool.allowed
+    write_parquet_atomic(harmful_table(hurting, names, mean), folder / "harmful.parquet")
+    helping = pool.allowed.copy()
+    if arguments["exclude_harmful"]:
+        helping[hurting] = False
     # The controls choose from all rows: what hurts the target is known by influence only.
     chosen = {"selected": _selected(strategy, replace(pool, allowed=helping), budget, options["seed"], pool)}
     scores = {"score": pool.scores, "mean": mean}
     for control in arguments["controls"]:
         for title, seed in _draws(control, arguments["seeds"]):
-            scores[title] = _control_scores(control, seed, arguments, data, targets, attributor, model, pool)
+            scores[title] = _control_scores(control, seed, arguments, data, targets, attributor, embedded)
             # The controls get as much as the selection has.
             chosen[title] = TopK().select(replace(pool, scores=scores[title]), budget, 0)
     for title, selection in chosen.items():
@@ -102,19 +109,29 @@ def _selected(strategy: Strategy, helping: Pool, budget: Budget, seed: int, pool
         raise DataError([f"{x} (exclude_harmful leaves out {hurting:,} rows)" for x in error.problems]) from error
 
 
-def _pool(arguments: Arguments, data: ExampleData, targets: Targets, model: nn.Module, needs_vectors: bool) -> Pool:
-    """Everything the strategies see."""
-    vectors = None
-    if needs_vectors or "repsim" in arguments["controls"]:
-        loader = data.ordered_dataloader("train", arguments["index"]["batch_size"])
-        vectors = embeddings(model, loader, device(arguments))
+def _embedded(arguments: Arguments, data: ExampleData, model: nn.Module) -> np.ndarray | None:
+    """What the model makes of the pool's rows, float32 [N, D]; None where nothing goes by it."""
+    if not needs_embeddings(arguments):
+        return None
+    return embeddings(model, data.ordered_dataloader("train", arguments["index"]["batch_size"]), device(arguments))
+
+
+def _factors(attributor: LoRIF, data: ExampleData) -> np.ndarray:
+    """Vectors of the pool's gradients, float32 [N, K]."""
+    rows = factor_vectors(attributor.store)
+    found = np.empty_like(rows)
+    found[index_places(attributor, data)] = rows
+    return found
+
+
+def _pool(arguments: Arguments, data: ExampleData, targets: Targets) -> Pool:
+    """Everything the strategies see but vectors."""
     return Pool(
         ids=data.train_ids(),
         scores=pl.read_parquet(arguments["scores_file"])["score"].to_numpy().copy(),
         lengths=lengths_of(data),
         best=read_best(arguments["best"], targets),
         columns=pool_columns(data),
-        vectors=vectors,
         allowed=allowed_rows(data, arguments["excluded"]),
     )
 
@@ -131,19 +148,19 @@ def _control_scores(
     data: ExampleData,
     targets: Targets,
     attributor: LoRIF,
-    model: nn.Module,
-    pool: Pool,
+    embedded: np.ndarray | None,
 ) -> np.ndarray:
     """Scores of a control, float32 [N], higher = chosen first."""
     groups = [targets.groups[row] for row in targets.choosing]
     if control == RANDOM:
-        return random_scores(len(pool), seed)
+        return random_scores(len(data.train_dataset), seed)
     if control == "bm25":
         return bm25(texts_of(data) or [], [targets.show(int(row)).text or "" for row in targets.choosing], groups)
     if control == "repsim":
         loader = targets.loader(targets.choosing, arguments["index"]["batch_size"])
-        return similarity(cast(np.ndarray, pool.vectors), embeddings(model, loader, device(arguments)), groups)
-    losses: np.ndarray = np.empty(len(pool), dtype=np.float32)
+        own = embeddings(attributor.model, loader, device(arguments))
+        return similarity(cast(np.ndarray, embedded), own, groups)
+    losses: np.ndarray = np.empty(len(data.train_dataset), dtype=np.float32)
     losses[index_places(attributor, data)] = attributor.store.losses().numpy()
     # The index has sums over the tokens that a row is asked for.
     return loss(losses / tokens_of(data))

@@ -6,6 +6,7 @@ It comes before anything is trained, so that a pool with nothing left to choose 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,21 @@ from curation.examples import write_parquet_atomic
 from curation.selection.content import Content
 from curation.selection.decontamination import contaminated
 from curation.selection.duplicates import Alike, duplicates
+from curation.selection.exclusions import exclusion_table
 from curation.selection.pool import Pool
 from flows.files import digest_of
 from flows.stages.common import Arguments, Output, Progress, open_data
-from flows.stages.targeting import Targets, budget_of, drawn_order, open_targets, pool_columns, strategy_of
+from flows.stages.strategies import budget_of, strategy_of
+from flows.stages.targeting import Targets, drawn_order, open_targets, pool_columns
 
 
 def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
-    """Find target rows in the pool, near-duplicates of them, and rows that are there several times, by ``rows`` (their digests).
+    """Find target and evaluation rows in the pool, near-duplicates of them, and rows that are there several times.
+
+    Args:
+        arguments: beside the configuration ``rows``, the file of the pool's digests.
+        folder: where the files are put.
+        progress: told of the rows.
 
     Returns:
         ``values``: ``excluded`` (reason -> rows), ``allowed`` (rows left), ``slice`` (rows of the warm-up) and ``slice_digest``;
@@ -83,34 +91,18 @@ def _excluded(arguments: Arguments, data: ExampleData, targets: Targets, inputs:
     )
     same_table = arguments["target"]["data"]["class_path"] is None
     near = Alike(jaccard=arguments["decontaminate"]["near"] or 1.0)
-    gone = contaminated(Content(ids, inputs, texts), {"target": held}, near, same_ids=same_table)
-    rows = {one.row: ("target rows", one) for one in gone}
+    protected = {"target": held, "evaluation": targets.evaluation}
+    gone = contaminated(Content(ids, inputs, texts), protected, near, same_ids=same_table)
     options = arguments["duplicates"]
     if options["remove"]:
-        left = [row for row in range(len(ids)) if row not in rows]
+        found = {one.row for one in gone}
+        left = [row for row in range(len(ids)) if row not in found]
         there = [texts[row] for row in left] if texts is not None else None
         names: list[Any] = [ids[row] for row in left]
         content = Content(names, [inputs[row] for row in left], there)
-        for one in duplicates(content, Alike(jaccard=options["near"] or 1.0)):
-            rows[left[one.row]] = ("duplicates", one)
-    order = sorted(rows)
-    return pl.DataFrame(
-        {
-            "example_id": data.examples.filter(split="train")["example_id"].gather(order),
-            "position": order,
-            "kind": [rows[row][0] for row in order],
-            "reason": [rows[row][1].reason for row in order],
-            "like": [str(rows[row][1].like) for row in order],
-            "similarity": [rows[row][1].similarity for row in order],
-        },
-        schema_overrides={
-            "position": pl.Int64,
-            "kind": pl.String,
-            "reason": pl.String,
-            "like": pl.String,
-            "similarity": pl.Float64,
-        },
-    )
+        same = duplicates(content, Alike(jaccard=options["near"] or 1.0))
+        gone += [replace(one, row=left[one.row]) for one in same]
+    return exclusion_table(gone, data.examples.filter(split="train")["example_id"])
 
 
 def _check_left(arguments: Arguments, data: ExampleData, allowed: np.ndarray, counts: dict[str, int]) -> None:

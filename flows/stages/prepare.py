@@ -19,7 +19,7 @@ from curation.unlearning.newton_head import NEWTON, NewtonOptions, check_head
 from curation.unlearning.objectives import build_objective
 from flows.files import digest_file, digest_of
 from flows.requests import named_ids
-from flows.stages import resolving, targeting
+from flows.stages import resolving, strategies, targeting
 from flows.stages.common import (
     Arguments,
     Output,
@@ -72,7 +72,7 @@ def load(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     kind_of(batch).check(model, batch, len(classes))
     _check_layers(model, arguments["index"])
     if "target" in arguments:
-        targeting.check_model(arguments, model, batch)
+        strategies.check_model(arguments, model, batch)
     if "signals" in arguments:
         open_labelled(arguments)
         _check_head(model, batch)

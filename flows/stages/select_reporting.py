@@ -33,6 +33,31 @@ BIAS = (
         "Spearman's; far from zero: rows with large gradients, or small ones, lead",
     ),
 )
+HUBS = (
+    (
+        "Target groups that share one row",
+        "hub",
+        "hub-ness: the largest share with the same row among their strongest; 100 %: it leads for all",
+    ),
+    (
+        "Different rows among the groups' strongest",
+        "distinct",
+        "of as many as there could be; 100 %: no two groups share one",
+    ),
+)
+CHOICES = {
+    "top_k": "the highest scores",
+    "round_robin": "the target groups take turns",
+    "facility_location": "rows that stand for the pool",
+    "density": "drawn by how crowded their place is",
+    "quotas": "the highest scores within shares",
+    "importance": "drawn in proportion to their scores",
+    "random": "drawn by chance, anew for each seed",
+    "bm25": "the most words of the target rows",
+    "repsim": "the embeddings most like those of the target rows",
+    "loss": "the highest loss",
+}
+"""What a strategy or a control chooses, in words."""
 SOURCES = 12
 EPOCHS = {"val_accuracy": "Accuracy on held-out target rows", "val_exact": "Target answers given word for word"}
 
@@ -70,11 +95,13 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
         n_held_out=summary["n_held_out"],
         settings=_settings(arguments),
         found=_found(summary),
-        accuracy=[_figure(name, found, "fraction") for name, found in summary["target_accuracy"].items()],
+        accuracy=[
+            _figure(name, found, "fraction", f"{CHOICES[name]}; ") for name, found in summary["target_accuracy"].items()
+        ],
         advantage=[_figure(name, found, "difference") for name, found in summary["target_advantage"].items()],
         source_name=source_name,
         sources=sources,
-        curves=[_by_rank(scores), *_by_length(scores)],
+        curves=[_of_scores(scores), *_by_length(scores)],
         learning=_learning(arguments["histories"], summary["strategy"]),
         excluded=summary["excluded"],
         excluded_rows=[
@@ -136,11 +163,14 @@ def _found(summary: Mapping[str, Any]) -> list[Figure]:
     for name, key, note in BIAS:
         if summary["bias"][key] is not None:
             figures.append(Figure(name, summary["bias"][key], note=note))
+    if len(summary["target_groups"]) > 1:
+        figures += [Figure(name, summary["bias"][key], unit="fraction", note=note) for name, key, note in HUBS]
     return figures
 
 
-def _figure(name: str, found: Mapping[str, Any], unit: Any) -> Figure:
-    return Figure(name, found["mean"], found["low"], found["high"], unit, f"mean over {len(found['by_seed'])} seeds")
+def _figure(name: str, found: Mapping[str, Any], unit: Any, what: str = "") -> Figure:
+    note = f"{what}mean over {len(found['by_seed'])} seeds"
+    return Figure(name, found["mean"], found["low"], found["high"], unit, note)
 
 
 def _sources(data: ExampleData, scores: pl.DataFrame) -> tuple[str, list[Share]]:
@@ -163,14 +193,17 @@ def _sources(data: ExampleData, scores: pl.DataFrame) -> tuple[str, list[Share]]
     return name.capitalize(), shares
 
 
-def _by_rank(scores: pl.DataFrame) -> Curve:
-    """Scores in falling order: of all rows that could be chosen, and of those that were."""
+def _of_scores(scores: pl.DataFrame) -> Curve:
+    """Scores in falling order: of all rows that could be chosen, and of those that were, each by their share of the rows.
+
+    By rank the two would lie on each other wherever some rows between others were chosen.
+    """
     series = []
-    ranked = scores.filter("allowed").sort("score", descending=True, maintain_order=True).with_row_index("rank", 1)
+    ranked = scores.filter("allowed").sort("score", descending=True, maintain_order=True)
     for name, part in (("could be chosen", ranked), ("selected", ranked.filter("selected"))):
         rows = _spread(len(part))
-        series.append(Series(name, part["rank"].gather(rows).to_list(), part["score"].gather(rows).to_list()))
-    return Curve("Score by rank", series, x_label="rank of the score")
+        series.append(Series(name, [100 * (row + 1) / len(part) for row in rows], part["score"].gather(rows).to_list()))
+    return Curve("Scores, highest first", series, x_label="% of the rows")
 
 
 def _by_length(scores: pl.DataFrame) -> list[Curve]:

@@ -12,20 +12,19 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from curation.data import CuratedData, ExampleData, Payload
 from curation.data.chosen import Recoded
 from curation.data.contents import digest_of_inputs, digest_of_row, texts_of
-from curation.errors import CurationError, DataError, ModelError
+from curation.errors import DataError
 from curation.examples import column_problems
-from curation.models.embedding import embeddings
-from curation.selection.budget import Budget
+from curation.selection.content import Content
 from curation.selection.near_texts import near_copies
-from curation.selection.strategies import Strategy, build_strategy
 from flows.files import digest_of
-from flows.stages.common import Arguments, device, open_data
+from flows.stages.common import Arguments, open_data
+from flows.stages.evaluation_rows import evaluation_rows
+from flows.stages.strategies import budget_of, strategy_of
 
 SHOWN = 24
 """Characters of an option of the data in a message: of a tokenizer it may be a digest."""
@@ -45,6 +44,7 @@ class Targets:
         choosing: positions of those that choose, ascending, int64.
         measuring: positions of the others, which are held out, but for those that hold what a choosing row does, or nearly.
         groups: name of the target group of each row, Q.
+        evaluation: what rows hold that are kept for a later test.
         digest: of all of them, as they are and as models see them.
     """
 
@@ -55,6 +55,7 @@ class Targets:
     choosing: np.ndarray
     measuring: np.ndarray
     groups: list[str]
+    evaluation: Content
     digest: str
 
     def __len__(self) -> int:
@@ -106,6 +107,7 @@ def open_targets(arguments: Arguments, data: ExampleData) -> Targets:
                 "what one that chooses does; expected others"
             ]
         )
+    evaluation = evaluation_rows([data] if source is data else [data, source])
     return Targets(
         dataset,
         source.collate,
@@ -114,12 +116,14 @@ def open_targets(arguments: Arguments, data: ExampleData) -> Targets:
         choosing,
         measuring,
         groups,
+        evaluation,
         digest_of(
             [
                 sorted(zip(map(str, names), seen, groups, strict=True)),
                 options["examples"],
                 options["seed"],
                 sorted(str(names[row]) for row in measuring.tolist()),
+                sorted(zip(map(str, evaluation.ids), evaluation.digests, strict=True)),
             ]
         ),
     )
@@ -166,16 +170,6 @@ def check(arguments: Arguments, data: ExampleData) -> dict[str, Any]:
     }
 
 
-def check_model(arguments: Arguments, model: nn.Module, batch: Any) -> None:
-    """Nothing, when rows have the embeddings that a control or the strategy goes by.
-
-    Raises:
-        ModelError: the model makes none of the first batch.
-    """
-    if "repsim" in arguments["controls"] or "vectors" in strategy_of(arguments).needs:
-        embeddings(model, [batch], device(arguments))
-
-
 def drawn_order(ids: Sequence[Any], seed: int) -> np.ndarray:
     """A random order of rows, int64: by a hash of seed and id, so that it hardly changes when rows come, go or move."""
     draws = [hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest() for name in ids]
@@ -192,24 +186,6 @@ def contents(data: ExampleData) -> pl.DataFrame:
             "content": [digest_of_row(data, rows[row]) for row in range(len(rows))],
         }
     )
-
-
-def budget_of(arguments: Arguments) -> Budget:
-    """The budget of a job."""
-    return Budget(**arguments["budget"])
-
-
-def strategy_of(arguments: Arguments) -> Strategy:
-    """The strategy of a job.
-
-    Raises:
-        ModelError: there is none of that name, or it has no such option.
-    """
-    options = arguments["strategy"]
-    try:
-        return build_strategy(options["name"], options["options"])
-    except CurationError as error:
-        raise ModelError(f"strategy.options: {error}") from error
 
 
 def pool_columns(data: ExampleData) -> pl.DataFrame:

@@ -204,6 +204,7 @@ def test_one_mlflow_run_has_a_child_for_each_training(first: dict[str, Any]) -> 
     run = client.get_run(first["mlflow_run_id"])
     for key in ("target_accuracy", "target_loss"):
         assert run.data.metrics[f"{key}/top_k"] == first[key]["top_k"]["mean"]
+    assert client.get_experiment(run.info.experiment_id).name == "select"
     children = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
     names = {f"{name}-{seed}" for name in first["target_accuracy"] for seed in (1, 2)}
     assert {child.info.run_name for child in children} == names | {"train"}

@@ -74,6 +74,18 @@ def test_rows_of_no_state_are_deleted(stages: Path, capsys: pytest.CaptureFixtur
     assert sorted(path.name for path in pool.iterdir()) == ["rows-a.parquet", "states.json"]
 
 
+def test_rows_of_a_pool_whose_first_run_was_killed_are_deleted(
+    stages: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pool = stages.parent / "pools" / "job-0123"
+    pool.mkdir(parents=True)
+    pool.with_suffix(".lock").touch()
+    (pool / "rows-a.parquet").write_bytes(bytes(1_000_000))
+    assert prune(stages, "--dry-run") == 0 and (pool / "rows-a.parquet").exists()
+    assert "3.0 MB would be freed" in capsys.readouterr().out
+    assert prune(stages) == 0 and not list(pool.parent.iterdir())
+
+
 def test_a_folder_that_is_no_workspace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["workspace", "prune", "--workspace", str(tmp_path), "--keep-days", "-1"]) == 2
     said = capsys.readouterr().err

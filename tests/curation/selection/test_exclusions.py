@@ -11,8 +11,8 @@ from curation.selection.budget import Budget
 from curation.selection.content import Content, content_of, jaccard, normalised, shingles
 from curation.selection.decontamination import contaminated
 from curation.selection.duplicates import Alike, duplicates
-from curation.selection.exclusions import Exclusion, allowed, exclusion_table
-from curation.selection.harmful import harmful
+from curation.selection.exclusions import Exclusion, exclusion_table
+from curation.selection.harmful import harmful, harmful_table
 from curation.selection.strategies import TopK
 from tests.curation.selection.pools import pool_of
 
@@ -60,7 +60,8 @@ def test_a_pool_where_every_row_occurs_three_times_yields_none_twice() -> None:
     excluded = duplicates(rows)
     assert sorted(x.row for x in excluded) == list(range(60, 180))
     assert all(x.like == f"r{x.row % 60}" and x.similarity == 1 for x in excluded)
-    pool = pool_of(np.random.default_rng(0).normal(size=180), allowed=allowed(180, excluded))
+    left = ~np.isin(np.arange(180), [x.row for x in excluded])
+    pool = pool_of(np.random.default_rng(0).normal(size=180), allowed=left)
     chosen = TopK().select(pool, Budget(rows=60)).rows
     assert len({values[row] for row in chosen}) == 60
     with pytest.raises(DataError, match="budget of 61 rows is larger than the pool: 60 of 180 rows are left"):
@@ -120,9 +121,10 @@ def test_no_target_or_evaluation_row_nor_one_like_it_stays_in_the_pool() -> None
     assert (found[50].reason, found[50].like) == ("holds exactly what a row of evaluation does", "e2")
     assert found[51].like == "e3" and 0.8 <= (found[51].similarity or 0) < 1
     assert 30 not in {x.row for x in contaminated(pool, {"target": target}, same_ids=False)}
-    table = exclusion_table(found.values(), pool.ids)
-    assert table.columns == ["example_id", "reason", "like", "similarity"]
+    table = exclusion_table(found.values(), pl.Series("example_id", pool.ids))
+    assert table.columns == ["example_id", "position", "kind", "reason", "like", "similarity"]
     assert table["example_id"].to_list() == ["r4", "r9", "r30", "r50", "r51"]
+    assert table["kind"].to_list() == ["target rows"] * 3 + ["evaluation rows"] * 2
 
 
 def test_near_vectors_of_the_target_are_excluded_and_a_pool_of_nothing_else_is_refused() -> None:
@@ -132,7 +134,9 @@ def test_near_vectors_of_the_target_are_excluded_and_a_pool_of_nothing_else_is_r
     pool = Content(list(range(30)), [str(i) for i in range(30)], vectors=vectors)
     rows = Content([100, 101], ["a", "b"], vectors=target)
     assert [(x.row, x.like) for x in contaminated(pool, {"target": rows}, Alike(cosine=0.99))] == [(11, 101)]
-    with pytest.raises(DataError, match=r"all 2 rows of the pool are rows of target"):
+    with pytest.raises(
+        DataError, match=r"all 2 rows of the pool are rows of the following.*: 2 of target; there is nothing"
+    ):
         contaminated(rows, {"target": rows})
     with pytest.raises(DataError, match=r"the pool has vectors and the target rows have none"):
         contaminated(pool, {"target": Content([1], ["x"])})
@@ -146,15 +150,16 @@ def test_near_vectors_of_the_target_are_excluded_and_a_pool_of_nothing_else_is_r
 
 def test_harmful_rows_are_listed_worst_first() -> None:
     mean = np.array([0.1, -0.5, 0.0, -0.5, -0.1, -2.0])
-    assert [(x.row, x.similarity) for x in harmful(mean)] == [(5, -2.0), (1, -0.5), (3, -0.5), (4, -0.1)]
-    assert [x.row for x in harmful(mean, share=0.34)] == [5, 1]
-    assert [x.row for x in harmful(mean, below=-0.5)] == [5]
-    with pytest.raises(ValueError, match="at most 0"):
-        harmful(mean, below=0.5)
+    rows = harmful(mean)
+    assert rows.tolist() == [5, 1, 3, 4]
+    table = harmful_table(rows, pl.Series([f"r{row}" for row in range(6)]), mean)
+    assert table["example_id"].to_list() == ["r5", "r1", "r3", "r4"]
+    assert table["score"].to_list() == [-2.0, -0.5, -0.5, -0.1] and "raises the target" in table["reason"][0]
+    assert harmful_table(harmful(-mean.clip(max=0)), pl.Series(range(6)), mean).is_empty()
 
 
 def test_the_table_gives_each_row_its_first_reason() -> None:
-    rows = [Exclusion(2, "first", 7, 0.9), Exclusion(0, "own", None, -1.0), Exclusion(2, "second", 8)]
-    table = exclusion_table(rows, [10, 11, 12])
-    assert table.rows() == [(10, "own", None, -1.0), (12, "first", "7", 0.9)]
-    assert exclusion_table([], ["a"]).is_empty() and allowed(3, rows).tolist() == [False, True, False]
+    rows = [Exclusion(2, "first", 7, 0.9), Exclusion(0, "own", 1, 1.0, of="target"), Exclusion(2, "second", 8, 1.0)]
+    table = exclusion_table(rows, pl.Series("example_id", [10, 11, 12]))
+    assert table.rows() == [(10, 0, "target rows", "own", "1", 1.0), (12, 2, "duplicates", "first", "7", 0.9)]
+    assert exclusion_table([], pl.Series(["a"])).is_empty()
