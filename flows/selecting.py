@@ -20,7 +20,14 @@ from flows.select_summary import summarise
 
 MODEL = "model.ckpt"
 SELECTED = "selected"
-RESULTS = ("selected.parquet", "excluded.parquet", "harmful.parquet", "scores.parquet", "report.html")
+RESULTS = (
+    "selected.parquet",
+    "selected_rows.parquet",
+    "excluded.parquet",
+    "harmful.parquet",
+    "scores.parquet",
+    "report.html",
+)
 RANDOM = "random"
 
 
@@ -201,6 +208,7 @@ class SelectRun(RecordedRun):
             excluded=str(excluded.files["excluded"]),
         )
         copy_atomic(chosen.files[SELECTED], target / "selected.parquet")
+        copy_atomic(chosen.files["rows"], target / "selected_rows.parquet")
         for name in ("scores", "harmful"):
             copy_atomic(chosen.files[name], target / f"{name}.parquet")
         copy_atomic(excluded.files["excluded"], target / "excluded.parquet")

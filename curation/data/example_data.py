@@ -102,7 +102,15 @@ class ExampleData(LightningDataModule):
         return self.show_row(int(self._train_rows[position]))
 
     def dataset(self, split: str) -> Any:
-        """The rows of a split, map-style, in table order."""
+        """The rows of a split, map-style, in table order.
+
+        Raises:
+            DataError: the data has no data set of them.
+        """
+        if split not in self._datasets:
+            raise DataError(
+                [f"there is no data set of the split {split!r}; there are those of {', '.join(self._datasets)}"]
+            )
         return self._datasets[split]
 
     def place(self, row: int) -> tuple[str, int]:

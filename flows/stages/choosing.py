@@ -45,10 +45,10 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
 
     Returns:
         ``values``: ``rows`` and ``tokens`` chosen, ``digests`` (name -> digest of the choice), ``harmful`` (rows that hurt the
-        target) and ``bias`` (`_bias`); files ``harmful``, ``scores`` (a column a way to score), ``shown`` (``position``,
-        ``target``, ``score``: what target rows say of the rows on the page) and a table for each name: ``selected``
-        (``example_id``, ``rank``, ``score``, ``weight``, ``reason``, ``strategy``), and those of the controls; ``random-SEED``
-        is drawn anew for each fine-tuning.
+        target) and ``bias`` (`_bias`); files ``rows`` (those selected, by rank, as the user's table has them), ``harmful``,
+        ``scores`` (a column a way to score), ``shown`` (``position``, ``target``, ``score``: what target rows say of the rows on
+        the page) and a table for each name: ``selected`` (``example_id``, ``rank``, ``score``, ``weight``, ``reason``,
+        ``strategy``), and those of the controls; ``random-SEED`` is drawn anew for each fine-tuning.
     """
     data, options = open_data(arguments), arguments["strategy"]
     targets, strategy, budget = open_targets(arguments, data), strategy_of(arguments), budget_of(arguments)
@@ -76,6 +76,8 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
             scores[title] = _control_scores(control, seed, arguments, data, targets, attributor, embedded)
             # The controls get as much as the selection has.
             chosen[title] = TopK().select(replace(pool, scores=scores[title]), budget, 0)
+    train = data.examples.with_row_index("row").filter(split="train")["row"]
+    write_parquet_atomic(data.table[train.gather(chosen["selected"].rows)], folder / "rows.parquet")
     for title, selection in chosen.items():
         name = options["name"] if title == "selected" else title
         write_parquet_atomic(_table(selection, names, name), folder / f"{title}.parquet")
@@ -92,7 +94,7 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
         "harmful": len(hurting),
         "bias": _bias(pool, norms),
     }
-    return Output(values, {title: f"{title}.parquet" for title in ("scores", "shown", "harmful", *chosen)})
+    return Output(values, {title: f"{title}.parquet" for title in ("rows", "scores", "shown", "harmful", *chosen)})
 
 
 def _selected(strategy: Strategy, helping: Pool, budget: Budget, seed: int, pool: Pool) -> Selection:

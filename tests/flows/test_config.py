@@ -270,3 +270,9 @@ def test_what_is_wrong_between_sections_is_said_of_the_file(tmp_path: Path) -> N
         load_config(UnlearnConfig, file)
     assert f"{file}: request" in str(caught.value)
     assert ": :" not in str(caught.value)
+
+
+def test_each_command_has_an_experiment_of_its_own() -> None:
+    kinds = (CleanConfig, SelectConfig, UnlearnConfig)
+    found = [kind.model_fields["tracking"].default.experiment for kind in kinds]
+    assert found == ["clean", "select", "unlearn"]

@@ -121,6 +121,8 @@ def test_the_tables_agree_with_the_summary(first: dict[str, Any], folder: Path) 
     assert set(selected.columns) == {"example_id", "rank", "score", "weight", "reason", "strategy"}
     assert set(excluded["example_id"]) == {"copied target", "said again"}
     rows = pl.read_csv(folder / "texts.csv")
+    own = pl.read_parquet(first["files"]["selected_rows"])
+    assert own.equals(selected.select(id="example_id").join(rows, on="id", maintain_order="left").select(rows.columns))
     target = rows.filter(split="validation")["id"][0]
     assert excluded.filter(example_id="copied target")["like"].to_list() == [target]
     assert not set(excluded["example_id"]) & set(selected["example_id"])

@@ -90,6 +90,8 @@ def test_labels_handed_out_are_a_copy(noisy: CuratedData) -> None:
 def test_unknown_split_and_batch_size(noisy: CuratedData) -> None:
     with pytest.raises(ValueError, match="train or validation, got 'test'"):
         noisy.ordered_dataloader("test")
+    with pytest.raises(DataError, match="no data set of the split 'test'; there are those of train, validation"):
+        noisy.dataset("test")
     for size in (0, 1.5, True):
         with pytest.raises(DataError, match="batch_size"):
             CuratedData(noisy.contents, batch_size=size)  # type: ignore[arg-type]
