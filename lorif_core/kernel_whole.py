@@ -138,8 +138,6 @@ class _Whole(Code):
             if full < count:
                 add(LONG(number), width, self.size - number)
                 number += step
-        for row in range(0 if self.bits in FLOATS else rows):
-            at.store(at.fmul(at.load(sums[row], typ=VECTOR), self.scale(row)), sums[row])
         self.add_scores(scores, sums)
 
     def decoded(self, words: Value, i: int, width: int, inside: list[bool]) -> Value:
@@ -156,19 +154,19 @@ class _Whole(Code):
             words = at.and_(words, every(mask << place)) if place or not i else at.lshr(words, every(width - bits))
         return at.sitofp(words, VECTOR)
 
-    def scale(self, row: int) -> Value:
-        """A row's bfloat16 scale in every lane."""
-        word = self.at.load(self.place(1, row), align=1, typ=HALF)
-        return self.splat(self.at.bitcast(self.at.shl(self.at.zext(word, INT), INT(16)), FLOAT))
-
     def add_scores(self, scores: Value, sums: Sequence[Value]) -> None:
-        """Add up each row's vector, halves of two rows side by side, and that to the rows' scores: at most 8 rows."""
-        rows = [self.at.load(total, typ=VECTOR) for total in sums] + [ZEROS] * (LANES - len(sums))
+        """Add up each row's vector, halves of two rows side by side, and that, scaled, to the rows' scores: at most 8 rows."""
+        at = self.at
+        rows = [at.load(total, typ=VECTOR) for total in sums] + [ZEROS] * (LANES - len(sums))
         for first, second in HALVES:
             half = len(rows) // 2
             rows = [
-                self.at.fadd(self.at.shuffle_vector(a, b, INTS(first)), self.at.shuffle_vector(a, b, INTS(second)))
+                at.fadd(at.shuffle_vector(a, b, INTS(first)), at.shuffle_vector(a, b, INTS(second)))
                 for a, b in zip(rows[:half], rows[half:], strict=True)
             ]
-        found = self.at.shuffle_vector(rows[0], ZEROS, ir.VectorType(INT, len(sums))(list(range(len(sums)))))
-        self.at.store(self.at.fadd(self.at.load(scores, align=4, typ=found.type), found), scores, align=4)
+        halves, words, floats = (ir.VectorType(kind, len(sums)) for kind in (HALF, INT, FLOAT))
+        found = at.shuffle_vector(rows[0], ZEROS, words(list(range(len(sums)))))
+        if self.bits not in FLOATS:
+            scale = at.zext(at.load(self.place(1, 0), align=1, typ=halves), words)
+            found = at.fmul(found, at.bitcast(at.shl(scale, words([16] * len(sums))), floats))
+        at.store(at.fadd(at.load(scores, align=4, typ=floats), found), scores, align=4)

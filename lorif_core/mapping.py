@@ -1,13 +1,13 @@
 """An open file: its bytes where the operating system keeps them, in memory shared with every reader, or as a copy.
 
 What is mapped costs no copy. But a mapped file that somebody shrinks, or a disk that fails, ends the process that touches what
-is not there. So who uses a mapping asks for its bytes first
-(`MADV_POPULATE_READ`: microseconds for what is in memory), and reads a copy of what does not come: an ordinary error then says
-what is wrong. Where that cannot be asked (before Linux 5.14, elsewhere), nothing is mapped, everything copied; and so is a
-file that cannot be mapped.
+is not there. So who uses a mapping asks for its bytes first (`MADV_POPULATE_READ`), once, looks at the file's length each time
+(`MappedFile.ready`), and reads a copy of what does not come: an ordinary error then says what is wrong. Where that cannot be
+asked (before Linux 5.14, elsewhere), nothing is mapped, everything copied; and so is a file that cannot be mapped.
 
-Limitations: a file that shrinks in the moment between the asking and the use still ends the process. Nothing here shrinks a
-file: a purge writes others and unlinks, and what is unlinked stays whole for those who have it open.
+Limitations: a file that shrinks in the moment of its use still ends the process, and so does a disk that fails after the
+asking, if memory was so short meanwhile that its bytes are read again. Nothing here shrinks a file: a purge writes others and
+unlinks, and what is unlinked stays whole for those who have it open.
 """
 
 from __future__ import annotations

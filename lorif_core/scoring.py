@@ -152,17 +152,17 @@ def _plan(
         and len(store) * sum(layer.numbers for layer in layers) >= KERNEL_NUMBERS
         and kernels.available()
     )
-    suited = {layer.name for layer in layers if worth and kernels.suits(layer, len(queries))}
+    count = len(queries)
+    suited = {layer.name for layer in layers if worth and kernels.suits(layer, count)}
 
     def plan(layer: LayerEntry) -> _Layer:
         inverse = inverses[layer.name]
         on_rows = not queries.preconditioned and isinstance(inverse, PrimalInverse)
         return _Layer(layer, bits, gradients[layer.name], inverse if on_rows else None)  # type: ignore[arg-type]
 
-    same = [layer for layer in layers if layer.name in suited]
-    return _Compiled(kernels.prepare(same, bits, gradients) if same else []), [
-        plan(layer) for layer in layers if layer.name not in suited
-    ]
+    compiled = [layer for layer in layers if layer.name in suited]
+    others = [plan(layer) for layer in layers if layer.name not in suited]
+    return _Compiled(kernels.prepare(compiled, bits, gradients) if compiled else ()), others
 
 
 def stream_scores(

@@ -21,8 +21,8 @@ from lorif_core.shards import Shard, open_shard, stream
 from lorif_core.store import FactorStore, shard_rows
 
 WINDOWS = 2
-"""Of a shard of the usual size: workers draw on the next shards too, and each window costs some calls a layer, which at eight
-of them took half as long again as one query's arithmetic."""
+"""Of a shard of the usual size: workers draw on the next shards too, and each window costs a few tenths of a millisecond of
+Python, a twentieth of one query's arithmetic."""
 OPEN = 32
 """Files that are open at once: an index of many small appends has windows of hundreds of shards."""
 

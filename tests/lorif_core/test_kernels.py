@@ -83,6 +83,19 @@ def test_layers_too_large_for_a_kernel_are_scored_without_one(tmp_path: Path, mo
     close(scores, brute_force(store, gradients, found))
 
 
+@pytest.mark.parametrize("bits", BITS)
+def test_a_kernel_scores_whole_gradients_of_any_length(
+    bits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some vectors of whole words, then shorter ones, then a part of one; two layers of a shape among them."""
+    monkeypatch.setattr(scoring, "KERNEL_NUMBERS", 0)
+    store = index(tmp_path, 0, bits, rows=SHARD, sides=((24, 25), (24, 25), (8, 32), (3, 3)))
+    found, gradients = inverses(store), queries_of(store, 2)
+    assert all(kernels.suits(layer, 2) for layer in store.manifest.layers)
+    scores = all_scores(store, prepared(gradients, found, len(store)), found, CPU, lambda done: None)
+    close(scores, brute_force(store, gradients, found))
+
+
 def test_where_asking_is_refused_a_kernel_scores_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shard, kernel, scores, again = scored(tmp_path)
     refused = MappedFile(shard.file.path)
