@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from lorif_core.blocks import Block
+from lorif_core.codecs import kept_norm
 from lorif_core.damping import (
     SAMPLE,
     Sampled,
@@ -286,7 +287,8 @@ def _damping(
         return trace or 1.0
     rows, kept = sample()
     best = chosen_damping(rows, kept, trace / examples) + left_out_damping(trace, kept, examples, layer.size)
-    return best + lost_damping(store.manifest.energy(layer.name), trace, examples, layer.size)
+    before = trace / kept_norm(layer, store.manifest.bits)  # it was coded
+    return best + lost_damping(store.manifest.energy(layer.name), before, examples, layer.size)
 
 
 def _mean(values: Tensor, computed: int) -> float:
