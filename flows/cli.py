@@ -202,6 +202,9 @@ def _index(tokens: list[str]) -> int:
         from flows.schema import IndexConfig
 
         parser = config_parser(name, INDEX_COMMANDS[command], IndexConfig, rest)
+    if command not in ("info", "verify", "compact"):
+        text = "of the curvature's sums, such as 500MB; less means more passes over the index [1 GB]"
+        parser.add_argument("--memory-limit", metavar="SIZE", help=text)
     if command == "purge":
         parser.add_argument("--ids", metavar="ID", nargs="+", help="ids of the rows to remove")
         parser.add_argument("--ids-file", metavar="FILE", help="text file of such ids, one a line")

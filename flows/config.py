@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.metadata
 import os
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ByteSize, ValidationError
 from pydantic.fields import FieldInfo
 
+from flows.config_errors import did_you_mean, sentences
 from flows.errors import ConfigError
 
 DISTRIBUTION = "lorif-curation"
@@ -95,12 +95,6 @@ def find_config(name: str) -> Path:
                 return shipped / file_name
     hint = did_you_mean(given.name, [*names, *(Path(name).stem for name in names)])
     raise ConfigError(f"{given}: no such configuration file{hint} Shipped: {', '.join(names) or 'none'}")
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``"; did you mean x?"`` for the nearest known word, or ``"."``."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]}?" if near else "."
 
 
 def fields(schema: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
@@ -191,8 +185,8 @@ def load_config(
         tree["workspace"] = os.path.abspath(os.path.expanduser(str(tree["workspace"])))
     try:
         config = schema.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError([*problems, *_problems(error, file, overrides, schema)]) from None
+    except ValidationError:
+        raise ConfigError([*problems, *sentences(schema, tree, file, overrides, fields(schema))]) from None
     if problems:
         raise ConfigError(problems)
     return config
@@ -221,43 +215,6 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
         raise ConfigError(f"{file}: expected keys and values at the top level, got {type(tree).__name__}")
     return tree
-
-
-def _problems(error: ValidationError, file: Path, overrides: Mapping[str, Any], schema: type[BaseModel]) -> list[str]:
-    """One sentence for every error pydantic found."""
-    sentences = []
-    known = fields(schema)
-    for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"])
-        # Inside a field pydantic's own names for the kinds it may be of follow: decide.budget.int.
-        key = next((name for name in known if key.startswith(f"{name}.")), key)
-        where = f"--{key}" if key in overrides else str(file)
-        subject = where if key in overrides or not key else f"{where}: {key}"  # no key: of the sections together
-        if item["type"] == "extra_forbidden":
-            siblings = _section(schema, [str(part) for part in item["loc"][:-1]])
-            sentences.append(f"{subject}: unknown key{did_you_mean(str(item['loc'][-1]), siblings)}")
-        elif item["type"] == "missing":
-            sentences.append(f"{subject}: required, but not given")
-        else:
-            text = item["msg"].removeprefix("Value error, ")
-            text = f"{subject}: {text[0].lower()}{text[1:]}"
-            got = "" if isinstance(item["input"], dict) else f", got {item['input']!r}"
-            again = sentences and sentences[-1].startswith(f"{subject}: ") and sentences[-1].endswith(got)
-            if again and sentences[-1] != f"{text}{got}":
-                # of a field that takes several kinds, each kind says why not
-                text = f"{sentences.pop().removesuffix(got)}, or {text.removeprefix(f'{subject}: input should be ')}"
-            sentences.append(f"{text}{got}")
-    return list(dict.fromkeys(sentences))
-
-
-def _section(schema: type[BaseModel], path: Sequence[str]) -> list[str]:
-    """Names of the fields of the section at ``path``."""
-    for name in path:
-        info = schema.model_fields.get(name)
-        if info is None or not (isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)):
-            return []
-        schema = info.annotation
-    return list(schema.model_fields)
 
 
 def _accepts(key: str, known: Mapping[str, FieldInfo]) -> bool:

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from rich.console import Console
 
 from flows.errors import ConfigError
 from flows.index_jobs import existing, no_more, read_config, resolver, store_errors, whole_name
 from flows.modelling import ModelRun
+from flows.schema import IndexSection
 from flows.screen import Screen
 from flows.worker import Progress
 
@@ -47,12 +49,13 @@ def append(options: argparse.Namespace, tokens: list[str]) -> int:
 def purge(options: argparse.Namespace, tokens: list[str]) -> int:
     """Remove rows and their bytes from an index."""
     no_more(tokens)
+    limit = _memory_limit(options)
     import lorif_core
 
     def change(path: str, progress: Progress) -> tuple[dict[str, Any], list[str]]:
         asked = _asked(options)
         ids = _typed(asked, lorif_core.FactorStore.open(path).ids())
-        done = lorif_core.purge(path, ids, progress=progress, refit=options.refit)
+        done = lorif_core.purge(path, ids, progress=progress, refit=options.refit, memory_limit=limit)
         lines = [f"{done.rows:,} rows removed, {len(done.shards)} shards written anew or removed: {path}"]
         if done.not_found:
             lines.append(f"not in the index: {', '.join(map(str, done.not_found))}")
@@ -76,10 +79,11 @@ def compact(options: argparse.Namespace, tokens: list[str]) -> int:
 def refit(options: argparse.Namespace, tokens: list[str]) -> int:
     """Fit the curvature of an index anew from all its rows."""
     no_more(tokens)
+    limit = _memory_limit(options)
     from lorif_core.updates import refit
 
     def change(path: str, progress: Progress) -> tuple[dict[str, Any], list[str]]:
-        refit(path, progress=progress)
+        refit(path, progress=progress, memory_limit=limit)
         return {"drift": _drift(path)}, [f"curvature fitted anew: {path}"]
 
     return _changed(options, "refit", change)
@@ -100,6 +104,17 @@ def _changed(
     else:
         _tell(lines + notes)
     return 0
+
+
+def _memory_limit(options: argparse.Namespace) -> int:
+    """Bytes."""
+    given = {} if options.memory_limit is None else {"memory_limit": options.memory_limit}
+    try:
+        return IndexSection(**given).memory_limit
+    except ValidationError:
+        raise ConfigError(
+            f'--memory-limit: expected bytes, or a text such as "500 MB", got {given["memory_limit"]}'
+        ) from None
 
 
 def _asked(options: argparse.Namespace) -> list[str]:

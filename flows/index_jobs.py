@@ -174,6 +174,8 @@ def read_config(options: argparse.Namespace, tokens: list[str]) -> IndexConfig:
     overrides, problems = read_overrides(tokens, IndexConfig)
     if options.workspace is not None:
         overrides["workspace"] = os.path.abspath(os.path.expanduser(options.workspace))
+    if options.memory_limit is not None:
+        overrides["index.memory_limit"] = options.memory_limit
     file = find_config(options.config)
     wider = (CleanConfig, UnlearnConfig)
     unused = list(dict.fromkeys(key for whole in wider for key in unused_keys(file, IndexConfig, whole)))

@@ -64,19 +64,38 @@ class Server:
         """
         deadline = time.monotonic() + START_SECONDS
         while not answers(self.url):
-            if self._process.poll() is not None:
+            if self.ended:
                 raise StageError("start", "Prefect's server ended while it started.", self._log)
             if time.monotonic() > deadline:
                 raise StageError("start", f"Prefect's server did not answer in {START_SECONDS:.0f} s.", self._log)
             time.sleep(0.1)
 
+    @property
+    def ended(self) -> bool:
+        """Whether its process has."""
+        return self._process.poll() is not None
+
     def stop(self) -> None:
         """End it and wait for that."""
-        if self._process.poll() is None:
+        if not self.ended:
             self._process.terminate()
         self._process.wait()
         if self._process.stdin is not None:
             self._process.stdin.close()
+
+
+_own: list[Server] = []
+
+
+def own_server(log: Path) -> Server:
+    """The one that all runs of this process share, started by the first of them, and anew where it has ended.
+
+    Args:
+        log: file for what it prints, if it is started now.
+    """
+    if not _own or _own[-1].ended:
+        _own[:] = [Server(log)]
+    return _own[-1]
 
 
 def answers(url: str) -> bool:

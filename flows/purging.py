@@ -198,4 +198,5 @@ def _from_index(path: str, ids: list[Any], run: EndingRun, tally: Tally) -> None
     with store_errors():
         known, gone = lorif_core.FactorStore.open(checkout(path)).ids(), set(ids)
         tally.note(INDEX_ROWS, path, sum(one in gone for one in known))
-        lorif_core.purge(path, ids, progress=run.screen.progress)
+        limit = run.config.index.memory_limit
+        lorif_core.purge(path, ids, progress=run.screen.progress, memory_limit=limit)

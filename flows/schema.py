@@ -223,11 +223,15 @@ class SignalsSection(Section):
     @model_validator(mode="after")
     def _what_decides_is_computed(self) -> Self:
         optional = ("self_influence", "proponent_votes", "trusted_influence", "rank_average")
-        for name in (self.use, *self.rank_average):
-            if name in optional and not getattr(self, name):
-                raise ValueError(f"{name} is named, but not computed: set signals.{name}")
+        problems = [
+            f"{name} is named, but not computed: set signals.{name}"
+            for name in dict.fromkeys((self.use, *self.rank_average))
+            if name in optional and not getattr(self, name)
+        ]
         if "rank_average" in self.rank_average:
-            raise ValueError("rank_average cannot average itself")
+            problems.append("rank_average cannot average itself")
+        if problems:
+            raise ValueError("\n".join(problems))
         return self
 
 
@@ -257,10 +261,13 @@ class DecideSection(Section):
 
     @model_validator(mode="after")
     def _one_cut(self) -> Self:
+        problems = []
         if self.budget is not None and self.threshold is not None:
-            raise ValueError("budget and threshold both say where to cut: keep one of them")
+            problems.append("budget and threshold both say where to cut: keep one of them")
         if self.budget is not None and self.budget > 1 and self.budget != int(self.budget):
-            raise ValueError(f"budget is a number of rows or a fraction below 1, got {self.budget}")
+            problems.append(f"budget is a number of rows or a fraction below 1, got {self.budget}")
+        if problems:
+            raise ValueError("\n".join(problems))
         return self
 
 

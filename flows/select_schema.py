@@ -232,5 +232,5 @@ class SelectConfig(RecordedConfig):
         if self.tracking.register_as is not None and not self.compare.seeds:
             problems.append("tracking.register_as: nothing is fine-tuned with compare.seeds: 0")
         if problems:
-            raise ValueError("; ".join(problems))
+            raise ValueError("\n".join(problems))
         return self

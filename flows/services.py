@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.errors import StageError
-from flows.prefect_server import Server
+from flows.prefect_server import Server, own_server
 from flows.schema import TrackingSection
 from flows.tracking import Tracker
 
@@ -86,7 +86,7 @@ class Services:
         if self._api is None:
             self._api = PREFECT_API_URL.value()
         if self._api is None:
-            self._server = Server(self._workspace / "prefect-server.log")
+            self._server = own_server(self._workspace / "prefect-server.log")
             self._api = self._server.url
         return self._api
 

@@ -246,7 +246,7 @@ class UnlearnConfig(RecordedConfig):
         if self.publish.alias is not None and re.fullmatch(r"latest|v\d+", self.publish.alias.lower()):
             problems.append(f"publish.alias: MLflow keeps latest, v1, v2, ... for itself, got {self.publish.alias}")
         if problems:
-            raise ValueError("; ".join(problems))
+            raise ValueError("\n".join(problems))
         return self
 
 

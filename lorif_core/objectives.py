@@ -49,7 +49,7 @@ class Classification(Objective):
         """Cross entropy [B] from logits [B, K] and class codes [B].
 
         Raises:
-            ValueError: the model's output is not [B, K], or the batch has no targets.
+            ValueError: the model's output is not [B, K], the batch has no targets, or one that is no class of the model.
         """
         return functional.cross_entropy(*self._predictions(model, batch), reduction="none")
 
@@ -71,7 +71,12 @@ class Classification(Objective):
                 "Classification expects logits [B, K] and class codes [B], "
                 f"got logits {tuple(logits.shape)} and targets {tuple(targets.shape)}"
             )
-        return logits.float(), targets.long()
+        targets, classes = targets.long(), logits.shape[1]
+        if wrong := targets[(targets < 0) | (targets >= classes)].tolist():
+            raise ValueError(
+                f"Classification expects class codes from 0 to {classes - 1}, got {sorted(set(wrong))[:5]}"
+            )
+        return logits.float(), targets
 
 
 class CausalLM(Objective):

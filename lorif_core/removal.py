@@ -25,6 +25,7 @@ from torch import Tensor
 from lorif_core.atomic import remove_shared, single_writer
 from lorif_core.blocks import Block
 from lorif_core.codecs import decode
+from lorif_core.curvature import MEMORY_LIMIT
 from lorif_core.errors import StoreError
 from lorif_core.kept import write_curvature
 from lorif_core.manifest import QUERIES, LayerEntry, Manifest, ShardEntry, Span
@@ -55,6 +56,7 @@ def purge(
     progress: Callable[[str, int, int | None], None] | None = None,
     *,
     refit: bool = False,
+    memory_limit: int = MEMORY_LIMIT,
 ) -> Purged:
     """Remove the rows with these ids from the index at `path`, and what remains of them anywhere in it.
 
@@ -68,6 +70,7 @@ def purge(
         device: where curvature is updated; the CPU if left out.
         progress: told (what, done, in all).
         refit: fit the curvature anew from the rows that stay, rather than update it.
+        memory_limit: bytes of the sums a pass over the index may hold, where it is fitted anew.
 
     Raises:
         StoreError: there is no index, it is damaged or unfinished, another process writes it, or nothing would be left; a file
@@ -96,7 +99,8 @@ def purge(
         after = write_ids(folder, after, _without(known, gone))
         numbered = manifest.numbered or manifest.file("ids") is None
         after = after.with_(purged=manifest.purged + len(gone), numbered=numbered)
-        after = _with_curvature(store, after, rows, device or torch.device("cpu"), progress or _silent, refit)
+        device, progress = device or torch.device("cpu"), progress or _silent
+        after = _with_curvature(store, after, rows, device, progress, refit, memory_limit)
         commit(folder, after)
         remove_shared(folder / QUERIES)  # those that readers of the index as it was have kept meanwhile
     touched = tuple(file for file, found in rows.items() if found)
@@ -164,6 +168,7 @@ def _with_curvature(
     device: torch.device,
     progress: Callable[[str, int, int | None], None],
     refit: bool,
+    memory_limit: int,
 ) -> Manifest:
     entries = {layer.name: layer for layer in after.layers}
 
@@ -182,9 +187,11 @@ def _with_curvature(
 
     later = FactorStore(store.path, after, store.trust)
     if refit:
-        found = fitted_anew(later, device, progress)
+        found = fitted_anew(later, device, progress, memory_limit)
     else:
-        found = update_curvature(store, later, changed, added=False, device=device, progress=progress)
+        found = update_curvature(
+            store, later, changed, added=False, device=device, progress=progress, memory_limit=memory_limit
+        )
     if found is None:
         return after.with_file("curvature", None).with_(curvature=None)
     return write_curvature(store.path, after, *found)

@@ -16,6 +16,7 @@ changes, and what its files are called then: lorif_core.revisions.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from numbers import Integral
 from pathlib import Path
@@ -219,9 +220,8 @@ def check_ids(ids: Sequence[str] | Sequence[int]) -> None:
     if not all(isinstance(x, str) for x in ids) and not all(isinstance(x, int) for x in ids):
         raise StoreError(f"ids must be all strings or all integers, got {sorted({type(x).__name__ for x in ids})}")
     if len(set(ids)) != len(ids):
-        seen: set[object] = set()
-        twice = [x for x in ids if x in seen or seen.add(x)]  # type: ignore[func-returns-value]
-        raise StoreError(f"ids must be unique: {len(twice)} repeat, the first are {twice[:5]}")
+        twice = [x for x, count in Counter(ids).items() if count > 1]
+        raise StoreError(f"ids must be unique: {len(twice)} are given more than once, the first are {twice[:5]}")
 
 
 def encode_ids(ids: Sequence[str] | Sequence[int]) -> dict[str, Tensor]:

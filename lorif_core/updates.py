@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from lorif_core.blocks import Block
-from lorif_core.curvature import OVERSAMPLING, fit_curvature
+from lorif_core.curvature import MEMORY_LIMIT, OVERSAMPLING, fit_curvature
 from lorif_core.damping import damping_of
 from lorif_core.errors import StoreError
 from lorif_core.inverse import LayerInverse, PrimalInverse
@@ -89,6 +89,7 @@ def update_curvature(
     added: bool,
     device: torch.device,
     progress: Progress,
+    memory_limit: int,
 ) -> tuple[dict[str, LayerInverse], dict[str, Any]] | None:
     """The curvature of `after`, from that kept beside `before`.
 
@@ -99,6 +100,7 @@ def update_curvature(
         added: whether they were added.
         device: where products run.
         progress: told ("curvature", layers done, layers).
+        memory_limit: bytes of the sums held at once, where a layer is fitted anew.
 
     Returns:
         The inverse of each layer and the manifest's record of them, fitted anew where what was kept cannot be used; None
@@ -108,19 +110,19 @@ def update_curvature(
     if record is None:
         return None
     if record["data"] != before.manifest.data_digest():
-        return fitted_anew(after, device, progress)
+        return fitted_anew(after, device, progress, memory_limit)
     options = CurvatureOptions(**record["options"])
     if options.damping == AUTO:
         log.info("damping='auto' is chosen from all rows: fitting the curvature anew")
-        return fitted_anew(after, device, progress)
+        return fitted_anew(after, device, progress, memory_limit)
     try:
         old = read_curvature(before.path, before.manifest, record["damping"], device)
     except StoreError as error:
         log.warning("%s; fitting it anew", error)
-        return fitted_anew(after, device, progress)
+        return fitted_anew(after, device, progress, memory_limit)
     unknown = options.damping_rule == "paper" and not options.rank  # it is of directions that are not kept
     anew = [x for x in before.manifest.layers if unknown or not isinstance(old.get(x.name), PrimalInverse)]
-    found = fit_curvature(_of_layers(after, anew), options, device, progress) if anew else {}
+    found = fit_curvature(_of_layers(after, anew), options, device, progress, memory_limit) if anew else {}
     traces = record.get("trace", {})
     drifts, outside = dict(record.get("drift", {})), dict(record.get("outside", {}))
     for number, layer in enumerate(before.manifest.layers):
@@ -146,32 +148,39 @@ def update_curvature(
     return {layer.name: found[layer.name] for layer in before.manifest.layers}, new
 
 
-def refit(path: str | Path, device: torch.device | None = None, progress: Progress | None = None) -> None:
+def refit(
+    path: str | Path,
+    device: torch.device | None = None,
+    progress: Progress | None = None,
+    memory_limit: int = MEMORY_LIMIT,
+) -> None:
     """Fit the curvature of the index at `path` anew from all rows, with the options it was fitted with.
 
     Args:
         path: of a finished index.
         device: where products run; the CPU if left out.
         progress: told ("curvature", layers done, layers).
+        memory_limit: bytes of the sums a pass over the index may hold.
 
     Raises:
         StoreError: no index, no curvature beside it, an unfinished append, or another process writes it.
     """
     store = FactorStore.open(path)
-    found = fitted_anew(store, device or torch.device("cpu"), progress or (lambda stage, done, total: None))
+    told = progress or (lambda stage, done, total: None)
+    found = fitted_anew(store, device or torch.device("cpu"), told, memory_limit)
     if found is None:
         raise StoreError(f"{path} has no curvature yet: the first query fits it")
     replace_curvature(store.path, store.manifest, *found)
 
 
 def fitted_anew(
-    store: FactorStore, device: torch.device, progress: Progress
+    store: FactorStore, device: torch.device, progress: Progress, memory_limit: int
 ) -> tuple[dict[str, LayerInverse], dict[str, Any]] | None:
     """The curvature of all rows and the manifest's record of it, with the options in its record so far; None without one."""
     if store.manifest.curvature is None:
         return None
     options = CurvatureOptions(**store.manifest.curvature["options"])
-    return fit_curvature(store, options, device, progress), record_of(store.manifest, options)
+    return fit_curvature(store, options, device, progress, memory_limit), record_of(store.manifest, options)
 
 
 def _nuclear(inside: Tensor, outside: Tensor) -> float:

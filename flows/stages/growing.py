@@ -30,7 +30,7 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     appended = appending.run({**arguments, "index_path": str(target)}, folder, progress)
     drifted = appended.values["drift"] > REFIT_SHARE
     if drifted:
-        refit(target, progress=progress)
+        refit(target, progress=progress, memory_limit=arguments["index"]["memory_limit"])
     values = {"rows": appended.values["rows"], "added": appended.values["added"], "refitted": drifted}
     return Output(values, {"manifest": "index/manifest.json"})
 

@@ -97,7 +97,7 @@ class Maintained(Attributor):
             ValueError: the loader shuffles, or a loss or gradient is not finite.
         """
         path = self.store.path
-        Append(self.build(loader, path, ids)).run()
+        Append(self.build(loader, path, ids), self._memory_limit).run()
         return self._reopened()
 
     def purge(self, ids: Sequence[str] | Sequence[int], *, refit: bool = False) -> Purged:
@@ -113,7 +113,8 @@ class Maintained(Attributor):
         Raises:
             StoreError: no index, nothing would be left, or another process writes it.
         """
-        done = purge(self.store.path, ids, self.device, self._progress, refit=refit)
+        limit = self._memory_limit
+        done = purge(self.store.path, ids, self.device, self._progress, refit=refit, memory_limit=limit)
         self._reopened()
         return done
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
+
+KEPT = Path("build/benchmarks.jsonl")
+"""Where figures are written, a row a line, unless the variable BENCH_JSON names another file."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +22,7 @@ class Row:
 
 
 def show(title: str, rows: list[Row]) -> list[Row]:
-    """Print the rows; append them to the JSON-lines file named by BENCH_JSON, where set."""
+    """Print the rows, and append them to a file of JSON lines with the time and the machine's name."""
     columns = list(dict.fromkeys(key for row in rows for key in row.figures))
     table = [["", *columns]] + [[row.name, *(_text(row.figures.get(c)) for c in columns)] for row in rows]
     widths = [max(len(line[i]) for line in table) for i in range(len(columns) + 1)]
@@ -28,10 +33,16 @@ def show(title: str, rows: list[Row]) -> list[Row]:
                 cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
             )
         )
-    if target := os.environ.get("BENCH_JSON"):
-        with Path(target).open("a", encoding="utf-8") as file:
-            for row in rows:
-                file.write(json.dumps({"table": title, "row": row.name, **row.figures}) + "\n")
+    target = Path(os.environ.get("BENCH_JSON") or KEPT)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    run = {
+        "measured": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": platform.processor() or platform.machine(),
+    }
+    with target.open("a", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps({"table": title, "row": row.name, **run, **row.figures}) + "\n")
+    print(f"as JSON: {target}")
     return rows
 
 

@@ -79,6 +79,29 @@ inde: {}
     assert "model: checkpoint and registered both name a model to load" in text
 
 
+def test_problems_between_values_come_with_those_of_single_values(tmp_path: Path) -> None:
+    file = written(
+        tmp_path,
+        """
+data: {class_path: Digits}
+train: {seed: abc}
+target: {data: {class_path: Digits}}
+budget: {rows: none, share: 0.1}
+controls: [random, random]
+tracking: {register_as: m}
+compare: {seeds: 0}
+""",
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_config(SelectConfig, file)
+    assert caught.value.problems == [
+        f"{file}: train.seed: input should be a valid integer, unable to parse string as an integer, got 'abc'",
+        f"{file}: budget.rows: input should be a valid integer, unable to parse string as an integer, got 'none'",
+        f"{file}: controls: one is named twice",
+        f"{file}: tracking.register_as: nothing is fine-tuned with compare.seeds: 0",
+    ]
+
+
 def test_a_required_key_that_is_missing(tmp_path: Path) -> None:
     assert problems_of(written(tmp_path, "train: {seed: 1}")) == [f"{tmp_path}/job.yaml: data: required, but not given"]
 

@@ -106,7 +106,7 @@ def test_purge_removes_rows_and_says_which_it_did_not_find(
 def test_compact_and_refit(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["index", "compact", str(index), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["merged"] == 0
-    assert main(["index", "refit", str(index)]) == 0
+    assert main(["index", "refit", str(index), "--memory-limit", "20 MB"]) == 0
     assert "fitted anew" in capsys.readouterr().out and verify(index) == []
 
 
@@ -122,6 +122,10 @@ def test_an_index_in_a_workspace_is_said_to_be_built_anew(index: Path, capsys: p
         ([], "name the rows to remove"),
         (["--ids-file", "/nowhere"], "--ids-file: no such file: /nowhere"),
         (["--ids", *[f"customer-{i}" for i in range(20, 80)]], "remove the folder instead"),
+        (
+            ["--ids", "a", "--memory-limit", "none"],
+            '--memory-limit: expected bytes, or a text such as "500 MB", got none',
+        ),
         (["--ids", "a", "--frobnicate"], "unknown arguments: --frobnicate"),
     ],
 )

@@ -140,6 +140,12 @@ def test_outputs_of_another_shape_are_explained(objective, output, batch, messag
         objective.loss(lambda x: torch.zeros(output), batch)
 
 
+def test_classes_the_model_does_not_have_are_named() -> None:
+    batch = torch.randn(4, 2), torch.tensor([0, 7, -100, 7])
+    with pytest.raises(ValueError, match=r"class codes from 0 to 2, got \[-100, 7\]"):
+        Classification().loss(nn.Linear(2, 3), batch)
+
+
 def test_outputs_without_logits_are_explained() -> None:
     with pytest.raises(ValueError, match="has .logits, got SimpleNamespace"):
         Classification().loss(lambda x: SimpleNamespace(hidden=1), ROWS[0])

@@ -191,3 +191,19 @@ def test_with_no_directions_all_of_the_rows_is_drift() -> None:
     whole = dense(spectrum(old, RANK)) + new.T @ new
     assert len(added.values) == 0 and added.drift == pytest.approx(float(torch.linalg.svdvals(whole).sum()))
     assert added.remove(new).drift == pytest.approx(added.drift + size)
+
+
+@pytest.mark.parametrize("change", ["append", "purge", "refit"])
+def test_what_is_fitted_anew_keeps_to_the_memory_limit(
+    change: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fitted(tmp_path, 150, damping="auto")
+    one = LoRIF.load(tmp_path, network(), memory_limit=1)  # so little that it is said to be too little
+    with caplog.at_level(logging.WARNING):
+        if change == "append":
+            one.append(part(150, 160), ids=NAMES[150:160])
+        elif change == "purge":
+            one.purge(NAMES[:2], refit=True)
+        else:
+            updates.refit(tmp_path, memory_limit=1)
+    assert "needs more than memory_limit=1 bytes" in caplog.text
