@@ -25,6 +25,8 @@ FLOATS = {32: torch.float32, 16: torch.bfloat16}
 STEPS = {1: 1.596, 2: 0.9957, 4: 0.3352, 8: 1 / 127.5}
 """Where the search for a scale starts: the best spacing of levels for normal numbers (Max, 1960), as a multiple of their
 root mean square; at 8 bits a multiple of the largest, which then keeps its place."""
+NORMS_KEEP = {1: 0.637, 2: 0.881, 4: 0.988}
+"""Of the squared norm of normal numbers, what their codes keep; with more bits all of it."""
 WIDE = {4: torch.int16, 2: torch.int32, 1: torch.int64}
 """Integers with a byte for each code of a byte."""
 REFINEMENTS = 3
@@ -39,6 +41,11 @@ def stored_rank(d1: int, d2: int, vectors: bool, storage: str, factor_rank: int)
     """
     rank = 1 if vectors else factor_rank if storage == "factors" else min(d1, d2)
     return 0 if rank * (d1 + d2) >= d1 * d2 else rank
+
+
+def kept_norm(layer: LayerEntry, bits: int) -> float:
+    """Of the squared norm of a layer's stored gradients, what coding them leaves: both sides of factors are coded."""
+    return float(NORMS_KEEP.get(bits, 1.0) ** (2 if layer.rank else 1))
 
 
 def row_bytes(layers: Iterable[LayerEntry], bits: int) -> int:

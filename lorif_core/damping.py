@@ -21,10 +21,10 @@ Axes: N training examples, n of them sampled, D a layer's flattened gradient, r 
    inverted.
 2. What a truncated curvature left out. Its directions were chosen to hold as much of these rows as they can, so that a query
    has more outside than the rows show: the mean of the eigenvalues left out (as in probabilistic PCA) is added.
-3. What rank-c factors or codes lost. With e_i the lost part of a gradient, sum_i e_i e_i^T is missing in G^T G, though the
+3. What rank-c factors lost. With e_i the lost part of a gradient, sum_i e_i e_i^T is missing in G^T G, though the
    query, which is whole, meets those directions. If it were spread as what was kept is, G^T G would have but another scale,
    and nothing would be to add; if evenly over as many directions as there can be, sum_i |e_i|^2 / min(N, D). Neither is
-   known; this takes the middle.
+   known; this takes the middle. What codes lost is spread like that: turned projections make them alike in all directions.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lorif_core.codecs import kept_norm
 from lorif_core.manifest import LayerEntry
 from lorif_core.options import AUTO, CurvatureOptions
 from lorif_core.store import FactorStore
@@ -86,7 +87,8 @@ def damping_for(
         return trace or 1.0
     rows, kept = sample()
     best = chosen_damping(rows, kept, trace / examples) + left_out_damping(trace, kept, examples, layer.size)
-    return best + lost_damping(store.manifest.energy(layer.name), trace, examples, layer.size)
+    before = trace / kept_norm(layer, store.manifest.bits)  # it was coded
+    return best + lost_damping(store.manifest.energy(layer.name), before, examples, layer.size)
 
 
 def sampled(coordinates: Tensor, gram: Tensor | None, examples: int) -> Sampled:
@@ -168,7 +170,7 @@ def left_out_damping(trace: float, values: Tensor, examples: int, size: int) -> 
 
 
 def lost_damping(whole: float, stored: float, examples: int, size: int) -> float:
-    """The lambda that stands for what factors lost (part 3), from the sums of squared norms before and after."""
+    """The lambda that stands for what factors lost (part 3), from the sums of squared norms before and after factoring."""
     return 0.5 * max(0.0, whole - stored) / min(examples, size)
 
 

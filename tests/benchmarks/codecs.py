@@ -1,8 +1,8 @@
 """LDS by what an example costs on disk, on both ground truths of retrainings (`DATA/truth`).
 
 Every row is an index on disk: the bytes are those of its shards over the examples, loss, scales and headers included.
-Damping is swept, since noisy codecs need more, and shown at its best beside the default's; `budget` rows say only
-`bytes_per_example` and leave the rest to the plan.
+Damping is swept, since noisy codecs need more, and shown at its best beside the default's and what `auto` chooses; `budget`
+rows say only `bytes_per_example` and leave the rest to the plan.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -32,20 +32,21 @@ BUDGETS = {"digits": (50, 100, 300), "tiny_lm": (210, 420, 850)}
 
 
 def measure(truth: Truth, options: dict[str, Any]) -> dict[str, float | None]:
-    """Bytes an example, and LDS at the default and at the best damping."""
+    """Bytes an example, and LDS at the default, the chosen and the best damping."""
     with tempfile.TemporaryDirectory() as folder:
         # the whole spectrum: what is compared is what the codec keeps
         fitted = LoRIF(truth.model, truth.objective, curvature_rank=4096, layers=truth.linear, strict=False, **options)
         examples = len(fitted.fit(truth.train, folder).store)
         stored = sum(file.stat().st_size for file in Path(folder, "shards").iterdir()) / examples
-        found = {
-            damping: truth.score(
+
+        def lds(damping: float | Literal["auto"]) -> float:
+            return truth.score(
                 LoRIF.load(folder, truth.model, truth.objective, damping=damping).score(truth.query)
             ).value
-            for damping in DAMPINGS
-        }
+
+        found, auto = {damping: lds(damping) for damping in DAMPINGS}, lds("auto")
     best = max(found, key=found.__getitem__)
-    return {"bytes": stored, "LDS": found[0.5], "best LDS": found[best], "best damping": best}
+    return {"bytes": stored, "LDS": found[0.5], "auto LDS": auto, "best LDS": found[best], "best damping": best}
 
 
 def main(argv: list[str] | None = None) -> list[Row]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lorif_core import LoRIF
-from lorif_core.codecs import decode, dequantise, encode, packed_bytes, quantise, row_bytes
+from lorif_core.codecs import decode, dequantise, encode, kept_norm, packed_bytes, quantise, row_bytes
 from lorif_core.manifest import LayerEntry
 from lorif_core.store import FactorStore
 from tests.lorif_core.against_oracle import OBJECTIVES, loader
@@ -56,6 +56,19 @@ def test_zero_gradients_stay_zero(layer: LayerEntry, bits: int) -> None:
     tensors = encode(layer, stored, bits)
     block = decode(layer, 0, tensors.__getitem__, bits)
     assert torch.equal(block.dense(torch.device("cpu")), torch.zeros(3, 9 * 21))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("bits", [32, 16, 8, 4, 2, 1])
+def test_what_codes_keep_of_the_norm_of_normal_numbers(bits: int, rank: int) -> None:
+    layer = LayerEntry("a", "Linear", 60, 60, 60, 60, rank)
+    draw = torch.Generator().manual_seed(0)
+    sides = torch.randn(2, 500, 60, 1, generator=draw)
+    stored = (sides[0], sides[1]) if rank else torch.randn(500, 60, 60, generator=draw)
+    tensors = encode(layer, stored, bits)
+    kept = decode(layer, 0, tensors.__getitem__, bits).squared_norms().sum()
+    whole = (sides.square().sum((2, 3)).prod(0) if rank else stored.square()).sum()
+    assert float(kept / whole) == pytest.approx(kept_norm(layer, bits), rel=0.03)
 
 
 @pytest.mark.parametrize("bits", [32, 16, *BITS])
