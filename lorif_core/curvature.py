@@ -28,6 +28,7 @@ from lorif_core.options import AUTO, EXACT_SIDE, CurvatureOptions
 from lorif_core.passes import Gram, RandomizedSVD, Sum, Trace, groups, run
 from lorif_core.store import FactorStore
 from lorif_core.threads import workers
+from lorif_core.windows import Window
 
 log = logging.getLogger(__name__)
 
@@ -239,14 +240,20 @@ class _Stream:
 
     def blocks(self) -> Iterator[Block]:
         """Blocks whose dense form has at most `BLOCK_NUMBERS` numbers."""
-        return self.store.blocks(self.layer.name, max(1, min(4096, BLOCK_NUMBERS // self.layer.size)))
+        return self._blocks(min(4096, BLOCK_NUMBERS // self.layer.size))
 
     def stored_blocks(self) -> Iterator[Block]:
         """Blocks for products of factors with factors, which are never made dense: fewer, larger ones.
 
         Of no more than `BLOCK_ROWS`: the products of two blocks, a few of those at once, are then little beside K.
         """
-        return self.store.blocks(self.layer.name, max(1, min(BLOCK_ROWS, BLOCK_NUMBERS // self.layer.numbers)))
+        return self._blocks(min(BLOCK_ROWS, BLOCK_NUMBERS // self.layer.numbers))
+
+    def _blocks(self, rows: int) -> Iterator[Block]:
+        """Blocks of so many rows, whatever the shards: what is computed of them depends on those in its last bits."""
+        store = self.store
+        whole = Window(store, 0, len(store), tuple(store.manifest.shards))
+        return whole.blocks(self.layer, max(1, rows), store.manifest.bits)
 
     def trace(self) -> float:
         """The sum of squared gradient norms."""
