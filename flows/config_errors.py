@@ -51,7 +51,7 @@ def sentences(
             found.append(f"{subject}: required, but not given")
         else:
             got = "" if isinstance(item["input"], dict) else f", got {item['input']!r}"
-            for line in item["msg"].removeprefix("Value error, ").splitlines():
+            for line in filter(None, item["msg"].removeprefix("Value error, ").splitlines()):
                 text = f"{line[0].lower()}{line[1:]}"
                 if (key, got) != last or item["type"] == "value_error":
                     found.append(f"{subject}: {text}{got}")
@@ -81,10 +81,11 @@ def _errors(schema: type[BaseModel], tree: Mapping[str, Any]) -> list[ErrorDetai
             if lines and wrong.isdisjoint(item["loc"]):
                 item["msg"] = "\n".join(lines)
                 found.append(item)
-        taken = [_take_out(rest, item["loc"]) for item in items if item["type"] != "missing"]
-        if not any(taken):
+        taken = {_take_out(rest, item["loc"]): item["type"] for item in items if item["type"] != "missing"}
+        taken.pop("", None)
+        if not taken:
             return found
-        wrong.update(key for key in taken if key)
+        wrong.update(key for key, kind in taken.items() if kind != "extra_forbidden")  # those say nothing of others
 
 
 def _take_out(tree: dict[str, Any], place: Sequence[int | str]) -> str:

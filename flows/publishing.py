@@ -236,9 +236,8 @@ def withdraw(folder: Path) -> None:
 
 
 def _record_again(folder: Path) -> None:
-    """Let MLflow's copy of a summary say what the summary does; that it does not is no reason to leave a publication undone."""
+    """Let MLflow's copy of a summary say what the summary does; that it cannot keeps no later run from starting."""
     from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
 
     said = read_json(folder / SUMMARY)
     if said is None or said.get("mlflow_run_id") is None:
@@ -246,8 +245,8 @@ def _record_again(folder: Path) -> None:
     try:
         client = MlflowClient(tracking_uri=said["mlflow_tracking_uri"])
         client.log_artifact(said["mlflow_run_id"], str(folder / SUMMARY))
-    except MlflowException as error:
-        logger.warning("MLflow's copy of %s is as it was: %s", folder / SUMMARY, str(error).strip().splitlines()[0])
+    except Exception as error:  # noqa: BLE001 - of whatever keeps the artifacts: a disk, S3, MLflow's server
+        logger.warning("MLflow's copy of %s is as it was: %s", folder / SUMMARY, error)
 
 
 @contextmanager

@@ -84,7 +84,7 @@ def test_problems_between_values_come_with_those_of_single_values(tmp_path: Path
         tmp_path,
         """
 data: {class_path: Digits}
-train: {seed: abc}
+train: {seed: abc, controls: 1}
 target: {data: {class_path: Digits}}
 budget: {rows: none, share: 0.1}
 controls: [random, random]
@@ -96,6 +96,7 @@ compare: {seeds: 0}
         load_config(SelectConfig, file)
     assert caught.value.problems == [
         f"{file}: train.seed: input should be a valid integer, unable to parse string as an integer, got 'abc'",
+        f"{file}: train.controls: unknown key.",
         f"{file}: budget.rows: input should be a valid integer, unable to parse string as an integer, got 'none'",
         f"{file}: controls: one is named twice",
         f"{file}: tracking.register_as: nothing is fine-tuned with compare.seeds: 0",
