@@ -44,8 +44,9 @@ KERNEL_BYTES = 2**28
 """Of all Cholesky factors of an index, held for its queries and made whenever it is opened: about a second of one core."""
 KERNEL_NUMBERS = 4096
 """Of an example's layer, times its rank c: what a dot product of two of them costs then."""
-SINGLE = 1e-3
-"""Lambda, over the mean squared norm of a layer's rows, from which on float32 is precise enough for their dot products."""
+SINGLE = 1e-2
+"""Lambda, over the mean squared norm of a layer's rows, from which on float32 is precise enough for their dot products
+(of rows that are nearly one and the same it never is: what sets them apart is then lost in rounding)."""
 DUAL_BYTES = 24
 """Of the dual form, N^2 times: K, a copy of it and what its eigenvectors are found in."""
 MEMORY_LIMIT = 2**30
@@ -63,7 +64,8 @@ def fit_curvature(
     """The damped inverse curvature of every layer of an index, or of some.
 
     Passes over the shards: one for all the Gram matrices that fit in memory together, `POWER_ITERATIONS` + 2 for as many
-    randomized SVDs. (The dual form reads the layer's rows once for each block of them; they are few.)
+    randomized SVDs. (The dual form reads the layer's rows once for each block of them, once more for their norms, and with
+    `auto` twice as often; they are few.)
 
     Args:
         store: the finished index.
@@ -141,29 +143,34 @@ def _passes(together: list[list[Sum]]) -> str:
     return ", ".join(f"{x[0].passes} passes ({len(x)} {type(x[0]).__name__})" for x in together) or "no pass"
 
 
-def _rank(options: CurvatureOptions, layer: LayerEntry, examples: int) -> tuple[int, int]:
-    """(directions kept, directions computed): the paper's damping averages over the oversampled ones too."""
+def _rank(options: CurvatureOptions, layer: LayerEntry, examples: int, *, exact: bool) -> tuple[int, int]:
+    """(directions kept, directions computed), `exact` where all are found anyway."""
     limit = min(layer.size, examples)
-    rank = options.rank_of(limit)
+    rank = options.rank_of(limit) if exact else min(options.rank, limit)
     return rank, min(rank + OVERSAMPLING, limit)
+
+
+def averaged(options: CurvatureOptions, layer: LayerEntry, examples: int) -> int:
+    """Over how many squared singular values the paper's damping averages: the r largest and the oversampled ones."""
+    return min(options.rank + OVERSAMPLING, layer.size, examples)
 
 
 def _sum(
     layer: LayerEntry, examples: int, options: CurvatureOptions, number: int, device: torch.device, memory_limit: int
 ) -> Sum:
     """What the layer's curvature follows from, in the form that suits its size."""
-    rank, computed = _rank(options, layer, examples)
-    if rank == 0 and options.damping_rule != "paper":
+    if options.rank == 0 and options.damping_rule != "paper":
         return Trace(layer, device)
     if layer.size <= min(examples, GRAM_SIDE) and Gram.needs(layer) <= memory_limit:
         return Gram(layer, device)
+    _, computed = _rank(options, layer, examples, exact=False)
     return RandomizedSVD(layer, computed, POWER_ITERATIONS, options.seed + number, device)
 
 
 def _inverse(store: FactorStore, options: CurvatureOptions, one: Sum) -> LayerInverse:
     """The layer's inverse, from its complete sum."""
     layer, examples, device = one.layer, len(store), one.device
-    rank, computed = _rank(options, layer, examples)
+    rank, computed = _rank(options, layer, examples, exact=isinstance(one, Gram))
     vectors, values = torch.zeros(layer.size, 0, device=device), torch.zeros(0, device=device)
     if one.trace and isinstance(one, Gram):
         vectors, values = top_eigenvectors(one.matrix(), computed, options.seed + store.manifest.layers.index(layer))
@@ -177,7 +184,7 @@ def _inverse(store: FactorStore, options: CurvatureOptions, one: Sum) -> LayerIn
         layer,
         options,
         one.trace,
-        _mean(values, computed),
+        _mean(values, averaged(options, layer, examples)),
         lambda: (_Stream(store, layer, device).sample(kept), top),
     )
     return PrimalInverse(kept, top, lam, one.trace)
@@ -209,7 +216,7 @@ def _fit_dual(
 ) -> LayerInverse:
     """The inverse of a layer with fewer rows than numbers."""
     stream, examples = _Stream(store, layer, device), len(store)
-    rank, computed = _rank(options, layer, examples)
+    rank, computed = _rank(options, layer, examples, exact=True)
     trace = stream.trace()
 
     if trace == 0 or (rank == 0 and options.damping_rule != "paper"):
@@ -226,7 +233,8 @@ def _fit_dual(
         gram = kernel[rows][:, rows] if bool(outside.any()) else None
         return sampled(coordinates[rows].double(), gram, examples), top
 
-    lam = damping_for(store, layer, options, trace, _mean(values, computed), sample)
+    mean = _mean(values, averaged(options, layer, examples))
+    lam = damping_for(store, layer, options, trace, mean, sample)
     return DualInverse(weights, coordinates, top, outside, lam)
 
 
@@ -272,9 +280,9 @@ class _Stream:
         return sampled(found @ vectors.double(), gram, len(self.store))
 
 
-def _mean(values: Tensor, computed: int) -> float:
-    """Of the computed squared singular values, those that are zero and not listed included."""
-    return float(values.double().sum()) / max(computed, 1)
+def _mean(values: Tensor, count: int) -> float:
+    """Of the largest squared singular values, those that are zero and not listed included."""
+    return float(values[:count].double().sum()) / max(count, 1)
 
 
 def _kernel(stream: _Stream, dtype: torch.dtype) -> Tensor:

@@ -24,11 +24,13 @@ Axes: N training examples, n of them sampled, D a layer's flattened gradient, r 
 3. What rank-c factors lost. With e_i the lost part of a gradient, sum_i e_i e_i^T is missing in G^T G, though the
    query, which is whole, meets those directions. If it were spread as what was kept is, G^T G would have but another scale,
    and nothing would be to add; if evenly over as many directions as there can be, sum_i |e_i|^2 / min(N, D). Neither is
-   known; this takes the middle. What codes lost is spread like that: turned projections make them alike in all directions.
+   known; this takes the middle. What codes lost is spread like that, as turned projections make them alike in all
+   directions (of identity projections and heavy tails, some of it counts as lost to factors).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -159,8 +161,14 @@ def chosen_damping(rows: Sampled, values: Tensor, mean_norm: float) -> float:
     def cost(multiplier: float) -> float:
         return spread(rows, values.double(), multiplier * mean_norm)
 
-    best = min(MULTIPLIERS, key=cost)
-    return mean_norm * min((best * 4 ** (k / REFINED - 0.5) for k in range(1, REFINED)), key=cost)
+    def order(multiplier: float) -> tuple[float, float]:
+        """Where all are as good, as with rows at right angles, or nothing is known, the middle of the search."""
+        return cost(multiplier), abs(math.log(multiplier))
+
+    if not bool((rows.squares.sum(1) + rows.outside > 0).any()):  # rows that are all zero ask nothing
+        return mean_norm
+    best = min(MULTIPLIERS, key=order)
+    return mean_norm * min((best * 4 ** (k / REFINED - 0.5) for k in range(1, REFINED)), key=order)
 
 
 def left_out_damping(trace: float, values: Tensor, examples: int, size: int) -> float:
@@ -186,7 +194,8 @@ def spread(rows: Sampled, values: Tensor, damping: float) -> float:
     left = (1 - inside).clamp_min(LEAST_LEFT)
     outside = rows.outside / damping
     all_rows = rows.squares @ (values * inverse.square())  # [n, r] @ [r] -> [n]
-    between = (all_rows - inside.square()) / left.square() + rows.shared / damping**2 - 2 * inside / left * outside
+    others = (all_rows - inside.square()).clamp_min(0)  # what rounding leaves of one row's own is no gain
+    between = others / left.square() + rows.shared / damping**2 - 2 * inside / left * outside
     norms = rows.squares.sum(1) + rows.outside
     asked = norms > 0
     return float((between[asked] / norms[asked]).sum() / len(norms) / (inside + outside).mean().square())

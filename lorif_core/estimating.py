@@ -159,8 +159,10 @@ def _curvature_bytes(layer: LayerEntry, examples: int, options: CurvatureOptions
 
 def _kept_bytes(layer: LayerEntry, examples: int, options: CurvatureOptions, memory_limit: int) -> int:
     """Of one layer's inverse on disk."""
-    rank = options.rank_of(min(layer.size, examples))
-    if not is_dual(layer, examples, memory_limit) or not rank:
+    dual, limit = is_dual(layer, examples, memory_limit), min(layer.size, examples)
+    exact = dual or _gram(layer, examples, memory_limit)
+    rank = options.rank_of(limit) if exact else min(options.rank, limit)
+    if not dual or not rank:
         return 4 * rank * (layer.size + 1)  # V, S^2
     number = 8 if examples <= EXACT_SIDE else 4
     return number * (2 * rank * examples + rank + examples)  # M, C, S^2, outside

@@ -121,11 +121,11 @@ def _dominant(short: Tensor, tall: bool, seed: int) -> Factors:
 
 def _dominant_pair(x: Tensor, dy: Tensor, seed: int) -> Factors:
     """The same for G = X^T dY without forming it, through X X^T and dY dY^T [B, T, T]."""
-    inputs, outputs = x @ x.mT, dy @ dy.mT
+    inputs, outputs = x @ x.mT, dy @ dy.mT  # whose rounding errors only turn the directions, which the sides then meet
     begin = dy @ _start(dy.shape[2], 1, seed, dy.device)[0, :, 0]  # [B, T]
     row = _normal(_powers(begin.unsqueeze(1), inputs, outputs) @ inputs)  # [B, 1, T]
-    right = row @ dy  # [B, 1, T] @ [B, T, d2]
-    return (row @ outputs / _norm(right) @ x).mT, _normal(right).mT  # G v = X^T dY v
+    right = _normal(row @ dy)  # [B, 1, T] @ [B, T, d2]
+    return (right @ dy.mT @ x).mT, right.mT  # G v = X^T dY v
 
 
 def _powers(row: Tensor, *matrices: Tensor) -> Tensor:

@@ -29,6 +29,8 @@ from lorif_core.store import FactorStore
 
 log = logging.getLogger(__name__)
 
+VERSION = 2
+"""Of what `auto` means: a curvature of another is fitted anew."""
 REFIT_SHARE = 0.1
 """The drift from which on the curvature should be fitted anew."""
 
@@ -57,7 +59,7 @@ def kept_dampings(manifest: Manifest, options: CurvatureOptions) -> dict[str, fl
 
 def record_of(manifest: Manifest, options: CurvatureOptions) -> dict[str, Any]:
     """What the manifest says of a curvature fitted now, but for its dampings."""
-    return {"options": asdict(options), "data": manifest.data_digest()}
+    return {"options": asdict(options), "data": manifest.data_digest(), "version": VERSION}
 
 
 def read_curvature(

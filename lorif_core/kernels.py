@@ -1,7 +1,7 @@
 """Compiled scoring, where llvmlite is installed (numba brings it): decoding and contraction fused, in registers.
 
 Imported when it is first needed; without llvmlite `lorif_core.scoring` gives the same scores with torch alone, more slowly.
-Nothing is compiled at installation: the first query over layers of a shape does it, in a tenth of a second.
+Nothing is compiled at installation: the first query over layers of a shape does it, in some tenths of a second.
 
 Axes: Q queries, n rows, c factor rank, k the shorter projected side, j the longer one, D = d1 d2.
 """
@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from lorif_core.codecs import FLOATS
@@ -52,8 +51,8 @@ def available() -> bool:
 class Kernel:
     """What adds the products of layers of one shape with some queries."""
 
-    queries: Tensor
-    """In the kernel's order, float32 [L, Q, ...], contiguous."""
+    queries: list[Tensor]
+    """Of each layer, in the kernel's order, float32 [Q, ...], contiguous."""
     tensors: tuple[tuple[str, ...], ...]
     """That it reads of each."""
     rows: int
@@ -74,8 +73,7 @@ class Kernel:
             StoreError: the file ends before them.
         """
         stop = start + scores.shape[1]
-        first, size = self.queries.data_ptr(), self.queries.element_size() * self.queries.stride(0)
-        layers = [(first + i * size, names) for i, names in enumerate(self.tensors)]
+        layers = list(zip((x.data_ptr() for x in self.queries), self.tensors, strict=True))
         mapped = shard.file.ready()
         for some in [layers] if mapped else [[layer] for layer in layers]:  # copies of a layer at a time
             addresses, copies = [], []
@@ -113,11 +111,11 @@ def prepare(layers: Iterable[LayerEntry], bits: int, queries: Mapping[str, Tenso
     found = []
     for (d1, d2, rank), same in shapes.items():
         stored = ("codes", "scale") if bits not in FLOATS else ("left", "right") if rank else ("gradient",)
-        given = torch.cat([queries[layer.name] for layer in same])
-        ordered = kernel_factors.arranged(given) if rank else kernel_whole.arranged(given, bits)
+        given = (queries[layer.name] for layer in same)
+        ordered = [kernel_factors.arranged(x) if rank else kernel_whole.arranged(x, bits) for x in given]
         names = tuple(tuple(f"{name}.{layer.name}" for name in stored) for layer in same)
         kernel, code = _compiled(d1, d2, rank, bits)
-        found.append(Kernel(ordered.unflatten(0, (len(same), -1)), names, kernel.rows, kernel.room, code))
+        found.append(Kernel(ordered, names, kernel.rows, kernel.room, code))
     return found
 
 

@@ -72,10 +72,10 @@ class Classification(Objective):
                 f"got logits {tuple(logits.shape)} and targets {tuple(targets.shape)}"
             )
         targets, classes = targets.long(), logits.shape[1]
-        if wrong := targets[(targets < 0) | (targets >= classes)].tolist():
-            raise ValueError(
-                f"Classification expects class codes from 0 to {classes - 1}, got {sorted(set(wrong))[:5]}"
-            )
+        wrong = (targets < 0) | (targets >= classes)
+        if bool(wrong.any()):
+            got = targets[wrong].unique().tolist()[:5]
+            raise ValueError(f"Classification expects class codes from 0 to {classes - 1}, got {got}")
         return logits.float(), targets
 
 

@@ -25,11 +25,11 @@ import torch
 from torch import Tensor
 
 from lorif_core.blocks import Block
-from lorif_core.curvature import MEMORY_LIMIT, OVERSAMPLING, fit_curvature
+from lorif_core.curvature import MEMORY_LIMIT, averaged, fit_curvature
 from lorif_core.damping import damping_of
 from lorif_core.errors import StoreError
 from lorif_core.inverse import LayerInverse, PrimalInverse
-from lorif_core.kept import read_curvature, record_of, replace_curvature
+from lorif_core.kept import VERSION, read_curvature, record_of, replace_curvature
 from lorif_core.manifest import LayerEntry, Manifest
 from lorif_core.options import AUTO, CurvatureOptions
 from lorif_core.store import FactorStore
@@ -109,7 +109,7 @@ def update_curvature(
     record = before.manifest.curvature
     if record is None:
         return None
-    if record["data"] != before.manifest.data_digest():
+    if record["data"] != before.manifest.data_digest() or record.get("version") != VERSION:
         return fitted_anew(after, device, progress, memory_limit)
     options = CurvatureOptions(**record["options"])
     if options.damping == AUTO:
@@ -138,13 +138,14 @@ def update_curvature(
                 spectrum = spectrum.add(rows, rank) if added else spectrum.remove(rows)
             change = float(rows.square().sum())
             trace = trace + change if added else max(trace - change, 0.0)
-        total = float(spectrum.values.sum())
-        drifts[name], outside[name] = spectrum.drift, max(trace - total, 0.0)
-        mean = (total + _beyond(inverse, options, len(before), layer)) / max(_computed(options, len(after), layer), 1)
+        drifts[name], outside[name] = spectrum.drift, max(trace - float(spectrum.values.sum()), 0.0)
+        count = averaged(options, layer, len(after))
+        total = float(spectrum.values[:count].sum()) + _beyond(inverse, options, len(before), layer)
+        mean = total / max(count, 1)
         damping = damping_of(options, trace, len(after), layer.size, mean)
         found[name] = PrimalInverse(spectrum.vectors.float().contiguous(), spectrum.values.float(), damping, trace)
     progress("curvature", len(found), len(found))
-    new = {"options": record["options"], "data": after.manifest.data_digest(), "drift": drifts, "outside": outside}
+    new = record_of(after.manifest, options) | {"drift": drifts, "outside": outside}
     return {layer.name: found[layer.name] for layer in before.manifest.layers}, new
 
 
@@ -224,15 +225,10 @@ def _trace(blocks: Iterator[Block]) -> float:
     return sum(float(block.squared_norms().sum()) for block in blocks)
 
 
-def _computed(options: CurvatureOptions, examples: int, layer: LayerEntry) -> int:
-    """Over how many squared singular values the paper's damping averages."""
-    limit = min(layer.size, examples)
-    return min(options.rank_of(limit) + OVERSAMPLING, limit)
-
-
 def _beyond(inverse: PrimalInverse, options: CurvatureOptions, examples: int, layer: LayerEntry) -> float:
     """The sum of those the paper's damping averages over beyond the r that are kept: the best guess of it afterwards."""
     if options.damping_rule != "paper" or isinstance(options.damping, str):
         return 0.0
-    total = inverse.damping / options.damping * _computed(options, examples, layer)
-    return max(total - float(inverse.values.double().sum()), 0.0)
+    count = averaged(options, layer, examples)
+    total = inverse.damping / options.damping * count
+    return max(total - float(inverse.values[:count].double().sum()), 0.0)

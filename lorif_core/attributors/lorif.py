@@ -94,7 +94,8 @@ class LoRIF(Maintained):
             model: any module; left exactly as it was after every call.
             objective: what is differentiated and what a query explains.
             projection: identity, rademacher, pca, whitened, or kfac and kfac_true, with which curvature options have no effect.
-            projection_factor: f; a side n of a layer becomes max(1, n // f), sides of at most 16 stay whole.
+            projection_factor: f; a side n of a layer becomes max(1, n // f), sides of at most 16 stay whole. Of an index planned by
+                `bytes_per_example`, n m / f^2 numbers a layer, its sides as even as can be.
             factor_rank: c of one example's layer gradient.
             curvature_rank: r of the truncated SVD; more than there are means all; "auto": 256, or all where that is cheaper.
             damping: multiplier of `damping_rule`, or "auto".

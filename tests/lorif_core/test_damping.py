@@ -114,6 +114,12 @@ def test_duplicates_and_lone_directions_stay_finite() -> None:
     assert all(torch.isfinite(torch.tensor(spread(data, values, damping))) for damping in (1e-12, 1.0, 1e9))
 
 
+def test_where_nothing_can_be_told_the_scale_itself_is_chosen() -> None:
+    none = torch.zeros(3, dtype=torch.float64)
+    assert chosen_damping(Sampled(torch.zeros(3, 2, dtype=torch.float64), none, none), torch.ones(2), 4.0) == 4.0
+    assert chosen_damping(Sampled(torch.eye(3, dtype=torch.float64), none, none), torch.ones(3), 1.0) == 1.0
+
+
 def test_few_sampled_rows_stand_for_all() -> None:
     """What lies outside V is known of the sampled rows only, and scaled to all."""
     rows = gradients(400, 30)
