@@ -85,6 +85,7 @@ class Server:
 
 
 _own: list[Server] = []
+_starting = threading.Lock()
 
 
 def own_server(log: Path) -> Server:
@@ -93,9 +94,10 @@ def own_server(log: Path) -> Server:
     Args:
         log: file for what it prints, if it is started now.
     """
-    if not _own or _own[-1].ended:
-        _own[:] = [Server(log)]
-    return _own[-1]
+    with _starting:  # runs of two threads start one
+        if not _own or _own[-1].ended:
+            _own[:] = [Server(log)]
+        return _own[-1]
 
 
 def answers(url: str) -> bool:

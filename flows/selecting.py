@@ -75,8 +75,8 @@ class SelectRun(RecordedRun):
         self._state = self._pools.find(self.loaded["digest"], self.stages["load"].files["rows"], self.runner)
 
     def identity(self) -> dict[str, Any]:
-        """As of every run, which rows the target has, and what the index was grown from."""
-        return super().identity() | {"target": self._target, "origins": self._origins}
+        """As of every run, which rows the target has, which are kept for a later test, and what the index was grown from."""
+        return super().identity() | {"target": self._target, "evaluation": self._evaluation, "origins": self._origins}
 
     def exclude(self) -> Finished:
         """Find the rows that must not be chosen."""
@@ -85,7 +85,7 @@ class SelectRun(RecordedRun):
         )
         inputs = {
             "data": self.loaded["digest"],
-            "target": self._target,
+            "targets": [self._target, self._evaluation],
             "seed": self.config.train.seed,
             **options,
         }
@@ -147,7 +147,7 @@ class SelectRun(RecordedRun):
             "target": self._target,
             "options": self.config.target.model_dump(mode="json"),
             "scores": self.config.scores.model_dump(mode="json"),
-            "excluded": excluded.digest,
+            "excluded": excluded.values["excluded_digest"],
             "strategy": self.config.strategy.name,
         }
         checkpoints = self._checkpoints(model, indexes)
@@ -158,7 +158,7 @@ class SelectRun(RecordedRun):
         config = self.config
         inputs = {
             "scores": scores.digest,
-            "excluded": excluded.digest,
+            "excluded": excluded.values["excluded_digest"],
             "table": self.loaded["table"],
             "strategy": config.strategy.model_dump(mode="json"),
             "budget": config.budget.model_dump(mode="json"),
@@ -244,6 +244,11 @@ class SelectRun(RecordedRun):
     def _target(self) -> str:
         """Digest of the target: its rows, and which of them choose and which measure."""
         return str(self.loaded["select"]["digest"])
+
+    @property
+    def _evaluation(self) -> str:
+        """Digest of the rows kept for a later test."""
+        return str(self.loaded["select"]["evaluation_digest"])
 
     @property
     def _epochs(self) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 _AUC = "chance that a record looks more like training data than a held-out one (AUC: 0.5 = not to be told apart, 1 = remembered)"
 _MEASURES = {
     "forget_quality": "distance between the distributions of truth ratios (Kolmogorov-Smirnov: 0 = alike, 1 = apart)",
-    "forget_exact": "share of the records answered token for token",
+    "forget_exact": "share of the records answered token for token; of a classifier: labelled as in the data",
     "forget_accuracy": "share of the records that are labelled as in the data",
     "forget_Q_A_Prob": "probability of a record's answer, geometric mean over its tokens",
     "forget_Q_A_PARA_Prob": "the same of right answers in other words",
@@ -23,7 +23,7 @@ _MEASURES = {
     "privleak": "mia_min_k against that of the first reference model, in percent: below 0 = remembered, above = over-unlearned",
     "klom": "distance of the answers' margins from the reference models', in nats (KLOM, normal distributions; 0 = alike)",
     "loss_gap": "gap of the losses' roots to the reference models', in standard deviations between seeds; negative = remembered",
-    "retain_exact": "share of the rows that stay answered token for token",
+    "retain_exact": "share of the rows that stay answered token for token; of a classifier: labelled as in the data",
     "retain_accuracy": "share of the rows that stay that are labelled as in the data",
     "retain_Q_A_Prob": "probability of their answers, geometric mean over the tokens",
     "retain_Q_A_ROUGE": "share of their words that the model gives in their order when asked (ROUGE-L recall)",

@@ -37,9 +37,9 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
         progress: told of the rows.
 
     Returns:
-        ``values``: ``excluded`` (reason -> rows), ``allowed`` (rows left), ``slice`` (rows of the warm-up) and ``slice_digest``;
-        files ``excluded`` (``example_id``, ``position``, ``kind``, ``reason``, ``like``: id of the row it is like,
-        ``similarity``) and ``slice`` (``example_id``, ``weight``).
+        ``values``: ``excluded`` (reason -> rows), ``excluded_digest`` of the positions, ``allowed`` (rows left), ``slice`` (rows
+        of the warm-up) and ``slice_digest``; files ``excluded`` (``example_id``, ``position``, ``kind``, ``reason``, ``like``: id
+        of the row it is like, ``similarity``) and ``slice`` (``example_id``, ``weight``).
 
     Raises:
         DataError: fewer rows are left than the budget asks for.
@@ -62,6 +62,7 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     )
     values = {
         "excluded": counts,
+        "excluded_digest": digest_of(excluded["position"].to_list()),
         "allowed": int(allowed.sum()),
         "slice": len(part),
         "slice_digest": digest_of([ids[row] for row in part]),

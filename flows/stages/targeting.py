@@ -45,7 +45,8 @@ class Targets:
         measuring: positions of the others, which are held out, but for those that hold what a choosing row does, or nearly.
         groups: name of the target group of each row, Q.
         evaluation: what rows hold that are kept for a later test.
-        digest: of all of them, as they are and as models see them.
+        digest: of the target rows, as they are and as models see them, and of which choose and which measure.
+        evaluation_digest: of the evaluation rows; they decide what is excluded, but neither a score nor a model.
     """
 
     dataset: Dataset[Any]
@@ -57,6 +58,7 @@ class Targets:
     groups: list[str]
     evaluation: Content
     digest: str
+    evaluation_digest: str
 
     def __len__(self) -> int:
         """Q."""
@@ -123,9 +125,9 @@ def open_targets(arguments: Arguments, data: ExampleData) -> Targets:
                 options["examples"],
                 options["seed"],
                 sorted(str(names[row]) for row in measuring.tolist()),
-                sorted(zip(map(str, evaluation.ids), evaluation.digests, strict=True)),
             ]
         ),
+        digest_of(sorted(zip(map(str, evaluation.ids), evaluation.digests, strict=True))),
     )
 
 
@@ -133,8 +135,9 @@ def check(arguments: Arguments, data: ExampleData) -> dict[str, Any]:
     """Refuse what cannot be selected; describe the target.
 
     Returns:
-        ``digest`` of the target rows, how many there are (``rows``), choose (``choosing``) and measure (``measuring``), the
-        ``groups``, and how many rows of ``target.data`` are in splits that are no part of the target (``left_out``).
+        ``digest`` of the target rows and ``evaluation_digest`` of those for a later test, how many target rows there are
+        (``rows``), choose (``choosing``) and measure (``measuring``), the ``groups``, and how many rows of ``target.data`` are in
+        splits that are no part of the target (``left_out``).
 
     Raises:
         DataError: the pool is tiny, the budget is larger than it, there is no target, a column is missing, a control is of
@@ -162,6 +165,7 @@ def check(arguments: Arguments, data: ExampleData) -> dict[str, Any]:
         raise DataError(problems)
     return {
         "digest": targets.digest,
+        "evaluation_digest": targets.evaluation_digest,
         "rows": len(targets),
         "choosing": len(targets.choosing),
         "measuring": len(targets.measuring),

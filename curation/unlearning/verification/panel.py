@@ -234,14 +234,23 @@ def _probability_metric(group: Group, losses: np.ndarray) -> Metric:
 
 
 def _utility(losses: np.ndarray, rouge: np.ndarray, ratios: np.ndarray) -> Metric:
-    """Of the rows that stay [n]: the harmonic mean of `UTILITY`, its interval by resampling rows."""
+    """Of the rows that stay [n]: the harmonic mean of `UTILITY`, its interval by resampling rows.
 
-    def figure(table: np.ndarray) -> float:
-        known = table[np.isfinite(table[:, 2]), 2]
-        truth = aggregate_truth_ratio(known, "true_better") if len(known) else math.nan
-        return harmonic_mean([float(table[:, 0].mean()), float(table[:, 1].mean()), truth])
+    Rows with a truth ratio and rows without one are resampled apart, as many of each as there are: among all of them a draw
+    may hold none of a few with one, and the figure of that is not defined.
+    """
+    table = np.stack([probability(losses), rouge, ratios], axis=1)  # [n, 3]
+    has = np.isfinite(ratios)
+    if not has.any():
+        return {"agg_value": math.nan, "value_by_index": {}, "low": math.nan, "high": math.nan}
 
-    estimate = bootstrap(figure, [np.stack([probability(losses), rouge, ratios], axis=1)])  # [n, 3]
+    def figure(*parts: np.ndarray) -> float:
+        rows = np.concatenate(parts)
+        truth = aggregate_truth_ratio(parts[0][:, 2], "true_better")
+        return harmonic_mean([float(rows[:, 0].mean()), float(rows[:, 1].mean()), truth])
+
+    parts = [part for part in (table[has], table[~has]) if len(part)]
+    estimate = bootstrap(figure, parts)
     return {"agg_value": estimate.point, "value_by_index": {}, "low": estimate.low, "high": estimate.high}
 
 

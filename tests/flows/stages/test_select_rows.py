@@ -97,6 +97,27 @@ def test_no_row_like_one_of_the_split_test_is_chosen(where: str, tmp_path: Path)
     assert excluded.select("example_id", "like").rows() == [("r3", "e0"), ("r5", "e1")]
 
 
+def test_rows_of_the_split_test_are_told_apart_from_the_target(tmp_path: Path) -> None:
+    found = []
+    for number, said in enumerate((None, "of none in the pool", "words of row 7")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        pool = texts(folder, "pool.csv", [(f"r{row}", f"words of row {row}", row % 2) for row in range(30)])
+        own = texts(folder, "own.csv", [(f"t{row}", f"{chr(97 + row) * 9} else", row % 2) for row in range(12)])
+        if said is not None:
+            extra = pl.DataFrame({"id": ["e"], "text": [said], "label": [0], "split": ["test"]})
+            pl.concat([pl.read_csv(folder / "own.csv"), extra]).write_csv(folder / "own.csv")
+        given = arguments(folder, {"data": pool, "target": {"data": own, "examples": 3}, "budget": {"rows": 9}})
+        given["duplicates"]["remove"] = False
+        target = prepare.load(given, folder, ignore).values["select"]
+        values = excluding.run(given | {"rows": str(folder / "rows.parquet")}, folder, ignore).values
+        found.append((target["digest"], target["evaluation_digest"], values["excluded_digest"]))
+    target_digests, evaluation_digests, excluded_digests = (list(each) for each in zip(*found, strict=True))
+    assert len(set(target_digests)) == 1, "names the grown index and the models"
+    assert len(set(evaluation_digests)) == 3
+    assert excluded_digests[0] == excluded_digests[1] != excluded_digests[2]
+
+
 def test_numbers_of_the_split_test_are_not_chosen_either(tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal(size=(40, 3)).round(3)
     values[39] = values[4]

@@ -17,6 +17,7 @@ from sklearn.metrics import roc_auc_score
 from curation.unlearning.verification import membership, memorisation
 from curation.unlearning.verification.intervals import bootstrap, forget_quality, gap_in_seed_sds, holm
 from curation.unlearning.verification.klom import binned_kl, gaussian_kl, klom, klom_of_one, margins
+from curation.unlearning.verification.panel import _utility
 from curation.unlearning.verification.plain import plain
 from curation.unlearning.verification.scan import Scan, scan
 from tests.curation.unlearning.models import Language, classifier, points, texts
@@ -124,6 +125,16 @@ def test_model_utility_is_a_harmonic_mean():
     assert memorisation.harmonic_mean([0.5, 0.0]) == 0
     with pytest.raises(ValueError, match="at least zero"):
         memorisation.harmonic_mean([])
+
+
+def test_model_utility_has_an_interval_where_few_rows_have_a_truth_ratio():
+    losses, rouge, ratios = random.random(60), random.random(60), np.full(60, np.nan)
+    ratios[[3, 40]] = 0.2, 0.5
+    found = _utility(losses, rouge, ratios)
+    parts = [np.exp(-losses).mean(), rouge.mean(), (0.8 + 0.5) / 2]
+    assert found["agg_value"] == pytest.approx(stats.hmean(parts))
+    assert 0 < found["low"] < found["agg_value"] < found["high"] < 1
+    assert np.isnan(_utility(losses, rouge, np.full(60, np.nan))["agg_value"])
 
 
 def test_attacks_by_definition():
