@@ -108,7 +108,7 @@ class Search:
             hits = hits | self._hits(column)
         names = self._rows.columns
         if names and set(names) <= set(frame.columns):
-            same = frame.select(pl.int_range(pl.len()).alias("\0row"), *names).cast(self._casts)
+            same = frame.select(pl.int_range(pl.len()).alias("\0row"), *names).cast(self._casts, strict=False)
             both = same.join(self._rows, on=names, how="semi", nulls_equal=True)["\0row"]
             hits = hits | same["\0row"].is_in(both.to_list())
         return hits

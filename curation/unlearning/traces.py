@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
+from polars import selectors
 from torch import Tensor
 
 from curation.data import ExampleData
@@ -40,7 +41,8 @@ class Traces:
     Attributes:
         table: columns ``kind`` (one of KINDS), ``trace`` (bytes; text in UTF-8) and ``anywhere`` (else it is too short, or
             part of what stays, and only counts as a whole cell of a table).
-        rows: the records' fractional numbers in the user's table, a column each; no columns where there are fewer than two.
+        rows: the records' numbers in the user's table but for ids and labels, a column each; no columns where there are fewer
+            than two.
         columns: names of the columns that hold ids.
     """
 
@@ -85,19 +87,27 @@ def traces_of(data: ExampleData, positions: Iterable[int], stores: Iterable[Fact
     )
     found.append(_numbers(ROW, _row_bytes(data, gone)))
     found += [_numbers(FACTORS, _factor_bytes(store, set(gone))) for store in stores]
-    ids = data.examples["example_id"].head(len(data.table)).to_list()
-    same = [name for name in data.table.columns if data.table[name].to_list() == ids]
+    same = _same(data, "example_id")
+    rows_left = _rows(data.table.drop(same | _same(data, "label")), away)  # labels differ where they were mended
     return Traces(
-        pl.concat(found).unique(maintain_order=True), _rows(data.table, away), frozenset({"example_id", "of", *same})
+        pl.concat(found).unique(maintain_order=True), rows_left, frozenset({"example_id", "of", "like", *same})
     )
 
 
+def _same(data: ExampleData, name: str) -> set[str]:
+    """The columns of the user's table that hold what a column of the examples does."""
+    if name not in data.examples.columns:
+        return set()
+    cells = data.examples[name].head(len(data.table)).to_list()
+    return {column.name for column in data.table.get_columns() if column.to_list() == cells}
+
+
 def _rows(table: pl.DataFrame, away: pl.Series) -> pl.DataFrame:
-    """The records' fractional numbers, all of a row together, where no row that stays has the same."""
-    numbers = [name for name, dtype in table.schema.items() if dtype.is_float()]
+    """The records' numbers, whole ones and flags as float64, all of a row together, where no row that stays has the same."""
+    numbers = [name for name, dtype in table.schema.items() if dtype.is_numeric() or dtype == pl.Boolean]
     if len(numbers) < 2:  # one number is the same by chance
         return pl.DataFrame()
-    gone, table = away.head(len(table)), table.select(numbers)
+    gone, table = away.head(len(table)), table.select(numbers).with_columns((~selectors.float()).cast(pl.Float64))
     return table.filter(gone).join(table.filter(~gone), on=numbers, how="anti", nulls_equal=True)
 
 
