@@ -22,6 +22,8 @@ from lorif_core import FactorStore
 
 ID, TEXT, ROW, FACTORS = "id", "text", "row", "factors"
 KINDS = (ID, TEXT, ROW, FACTORS)
+ID_COLUMNS = ("example_id", "of", "like")
+"""Columns of ids in the tables that jobs write."""
 LEAST_ID, LEAST_TEXT = 6, 12
 """Characters of an id and of a text from which on it is no chance to find them in a file."""
 PIECE = 40
@@ -40,7 +42,7 @@ class Traces:
 
     Attributes:
         table: columns ``kind`` (one of KINDS), ``trace`` (bytes; text in UTF-8) and ``anywhere`` (else it is too short, or
-            part of what stays, and only counts as a whole cell of a table).
+            part of what stays, and only counts as a whole cell of a column of ids).
         rows: the records' numbers in the user's table but for ids and labels, a column each; no columns where there are fewer
             than two.
         columns: names of the columns that hold ids.
@@ -78,8 +80,8 @@ def traces_of(data: ExampleData, positions: Iterable[int], stores: Iterable[Fact
         stores: indexes of all training rows.
     """
     gone = sorted(positions)
-    rows = (data.examples["split"] == "train").arg_true().gather(gone)
-    away = pl.Series(np.isin(np.arange(len(data.examples)), rows.to_numpy()))
+    places = (data.examples["split"] == "train").arg_true().gather(gone)
+    away = pl.Series(np.isin(np.arange(len(data.examples)), places.to_numpy()))
     tables = [data.examples, data.table]
     found = [_ids(data.examples["example_id"], away)]
     found.append(
@@ -88,10 +90,8 @@ def traces_of(data: ExampleData, positions: Iterable[int], stores: Iterable[Fact
     found.append(_numbers(ROW, _row_bytes(data, gone)))
     found += [_numbers(FACTORS, _factor_bytes(store, set(gone))) for store in stores]
     same = _same(data, "example_id")
-    rows_left = _rows(data.table.drop(same | _same(data, "label")), away)  # labels differ where they were mended
-    return Traces(
-        pl.concat(found).unique(maintain_order=True), rows_left, frozenset({"example_id", "of", "like", *same})
-    )
+    rows = _rows(data.table.drop(same | _same(data, "label")), away)  # labels differ where they were mended
+    return Traces(pl.concat(found).unique(maintain_order=True), rows, frozenset({*ID_COLUMNS, *same}))
 
 
 def _same(data: ExampleData, name: str) -> set[str]:
@@ -117,7 +117,7 @@ def _table(kind: str, traces: list[bytes], anywhere: list[bool]) -> pl.DataFrame
 
 
 def _ids(ids: pl.Series, away: pl.Series) -> pl.DataFrame:
-    """The records' ids; numbers, short ones and parts of others' only count as whole cells."""
+    """The records' ids; numbers, short ones and parts of others' only count as cells of ids."""
     gone = ids.filter(away).cast(pl.String)
     if ids.dtype != pl.String:
         return _table(ID, [one.encode() for one in gone], [False] * len(gone))
