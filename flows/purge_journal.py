@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -32,7 +32,6 @@ class Journal:
         index: path of an index of the user's.
         models: sha256 of the checkpoints that know the records.
         keep: the checkpoints among them that stay all the same.
-        learnt: whether the model's tokenizer was learnt from data, so that another stands for it among the results.
         summary: so far.
         results: files in ``folder`` besides the summary.
         evidence: so far.
@@ -50,7 +49,6 @@ class Journal:
     index: str | None
     models: list[str]
     keep: list[str]
-    learnt: bool
     summary: dict[str, Any]
     results: list[str]
     evidence: dict[str, Any]
@@ -61,7 +59,8 @@ class Journal:
     def of(cls, home: Path, claim: str) -> Self | None:
         """The journal of a batch in the workspace at ``home``; None where there is none."""
         found = read_json(_file(home, claim))
-        return None if found is None else cls(**found)
+        names = {one.name for one in fields(cls)}  # an older version of this software wrote others, too
+        return None if found is None else cls(**{name: value for name, value in found.items() if name in names})
 
     def write(self, home: Path) -> Self:
         """Put it into the workspace at ``home``; returns self."""

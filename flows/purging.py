@@ -10,6 +10,7 @@ searched for is removed, and the ledger closes the requests and forgets their id
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from pydantic import TypeAdapter
 
-from curation.data.text_tokens import TOKENIZER, TRAINED
+from curation.data.text_tokens import STANDS_FOR, TOKENIZER, TRAINED
 from curation.examples import write_parquet_atomic
 from curation.unlearning import evidence, exclusions
-from curation.unlearning.evidence_model import Evidence
+from curation.unlearning.evidence_model import Evidence, Hashes
 from curation.unlearning.salt import Salt
 from curation.unlearning.searching import Search
 from curation.unlearning.traces import Traces
@@ -51,8 +52,13 @@ GIVEN = (
 )
 MODEL_KEPT = "The model as it was, which knows the records, was named by the user and lies where it was."
 REGISTERED = "A version registered in MLflow of a model that knows the records was kept, for going back to it."
+OTHERS = (
+    "{:,} other checkpoints in the workspace were made by other runs and were not removed; those trained on this data know the "
+    "records."
+)
 ELSEWHERE = (
-    "MLflow keeps its files outside of the workspace, where nothing was removed: the model as it was may be there."
+    "MLflow keeps its files outside of the workspace, where nothing was removed: models, pages and tables of rows that earlier "
+    "runs put there may hold the records."
 )
 PREFECT = (
     "What Prefect keeps was not searched, its database lies outside of the workspace: it is told no ids of the ledger's, but was "
@@ -61,8 +67,8 @@ PREFECT = (
 VOCABULARY = (
     "The model's tokenizer was learnt from data with the records, whose words, names too, can be tokens of it. "
     f"{TOKENIZER} stands for it: it has no word that only the removed records need, and gives all rows that stay the same "
-    "ids. Name it as data.init_args.tokenizer before the records go from the data file: one learnt from a changed file is not "
-    "the model's."
+    "ids. Copy it out of the workspace, where a later purge removes it, and name the copy as data.init_args.tokenizer before the "
+    "records go from the data file: one learnt from a changed file is not the model's."
 )
 NAMED_TOKENIZER = "The tokenizer's file that the configuration names was not changed, and has those words."
 LEFT = "The search found traces of the records in {}, which a purge does not change."
@@ -110,12 +116,15 @@ def begin(run: UnlearnRun, found: Checked, said: Evidence) -> Journal:
     copy_atomic(trace.files["retained"], run.folder.path / RETAINED)
     salt, dataset = requests.ledger.salt, requests.dataset
     results = [MODEL, *run.put(records, found.verified, lambda source, target: salted(source, target, salt, dataset))]
-    learnt = "tokenizer" in trace.files
-    if learnt:
+    if "tokenizer" in trace.files:
         copy_atomic(trace.files["tokenizer"], run.folder.path / TOKENIZER)
         results.append(TOKENIZER)
-        if config.data.init_args.get("tokenizer", TRAINED) != TRAINED:
-            said = replace(said, caveats=[*said.caveats, NAMED_TOKENIZER])
+        given = config.data.init_args.get("tokenizer", TRAINED)
+        before = None if given == TRAINED else digest_file(config.root / given)
+        hashes = Hashes(TOKENIZER, before, digest_file(run.folder.path / TOKENIZER))
+        said = replace(
+            said, hashes=[*said.hashes, hashes], caveats=[*said.caveats, *[NAMED_TOKENIZER] * (before is not None)]
+        )
     results += [RETAINED, *FILES]
     knowing = [found.before, *[unlearned] * (found.after is not unlearned)]
     return Journal(
@@ -129,7 +138,6 @@ def begin(run: UnlearnRun, found: Checked, said: Evidence) -> Journal:
         index=None if config.index.path is None else str(config.index.path),
         models=[digest_file(Path(checkpoint_of(model))) for model in knowing],
         keep=[] if config.model.checkpoint is None else [str(config.model.checkpoint)],
-        learnt=learnt,
         summary=run.summary(PUBLISHING, results, found.verified, found.tier),
         results=results,
         evidence=asdict(said),
@@ -168,6 +176,7 @@ def carry_out(run: EndingRun, journal: Journal) -> Journal:
         registered = run.tracker.registered()
         models = [path for path in home.rglob("*.ckpt") if any(place in path.parents for place in registered)]
         known = [path for path in models if digest_file(path) in journal.models]
+        keep = {*map(Path, journal.keep), *known, *(Path(journal.folder, name) for name in journal.results)}
         ledger = ledger_of(home)  # it forgets the ids when it closes the requests
         swept = sweep(
             home,
@@ -175,14 +184,18 @@ def carry_out(run: EndingRun, journal: Journal) -> Journal:
             stages=journal.stages,
             data=journal.data,
             models=journal.models,
-            keep={*map(Path, journal.keep), *known, *(Path(journal.folder, name) for name in journal.results)},
+            files=_tokenizers(home, Path(journal.folder, TOKENIZER)) if TOKENIZER in journal.results else [],
+            keep=keep,
             skip={trace, home / FOLDER, *(ledger.with_name(f"{ledger.name}{end}") for end in ("", "-wal", "-shm"))},
             tally=tally,
         )
+        references = [one["hash"] for one in journal.evidence["references"]]
+        others = _others(home, keep, {digest_file(Path(journal.folder, MODEL)), *references})
     run.screen.end("done")
     caveats = [GIVEN, PREFECT]
     caveats += [MODEL_KEPT] * bool(journal.keep) + [REGISTERED] * bool(known)
-    caveats += [VOCABULARY] * journal.learnt
+    caveats += [OTHERS.format(others)] * bool(others)
+    caveats += [VOCABULARY] * (TOKENIZER in journal.results)
     caveats += [ELSEWHERE] * (not run.tracker.inside(home))
     caveats += [LEFT.format(", ".join(swept.left))] * bool(swept.left)
     done = {INDEX_ROWS: tally.total(INDEX_ROWS), **vars(swept)}
@@ -198,6 +211,18 @@ def content_of(journal: Journal) -> Evidence:
 def forget(journal: Journal) -> None:
     """Remove what was searched for, in the clear."""
     workspace.remove_stage(Path(journal.trace))
+
+
+def _tokenizers(home: Path, own: Path) -> list[Path]:
+    """The files but ``own`` that purges left for tokenizers: names of records that go later are too short to be found there."""
+    found = (path for path in home.rglob(TOKENIZER) if home / "stages" not in path.parents)
+    return [path for path in found if path.resolve() != own.resolve() and STANDS_FOR in (read_json(path) or {})]
+
+
+def _others(home: Path, keep: Collection[Path], own: Collection[str]) -> int:
+    """How many checkpoints are left in a workspace, but for some files and the copies of a run's own models (sha256)."""
+    left = (path for path in home.rglob("*.ckpt") if path.is_file() and path not in keep)
+    return sum(digest_file(path) not in own for path in left)
 
 
 def _from_index(path: str, ids: list[Any], run: EndingRun, tally: Tally) -> None:

@@ -34,6 +34,7 @@ RANDOM = "random"
 class SelectRun(RecordedRun):
     """One run of `curate select`. Use it as a context manager: no process is left behind, MLflow's run is closed."""
 
+    secret = frozenset({"selected_rows.parquet"})  # whole rows of the user's, which MLflow would keep for good
     job = "select"
     unchanged_status = "unchanged"
     config: SelectConfig

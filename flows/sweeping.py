@@ -80,6 +80,7 @@ def sweep(
     stages: Collection[str],
     data: str,
     models: Collection[str],
+    files: Collection[Path],
     keep: Collection[Path],
     skip: Collection[Path],
     tally: Tally,
@@ -95,6 +96,7 @@ def sweep(
         stages: folders of stages to remove whatever they hold.
         data: digest of the data with the records; stages made from it go too.
         models: sha256 of the checkpoints to remove.
+        files: to remove whatever they hold.
         keep: files that are not removed or changed.
         skip: files and folders that are not looked at.
         tally: of what earlier starts of the same purge have removed.
@@ -109,6 +111,10 @@ def sweep(
         begun = tally.has(STAGES, folder.name)  # what says what it was made of may be gone already
         if begun or folder.name in stages or (read_json(folder / INPUTS) or {}).get("data") == data:
             remove(folder)
+    for path in sorted(set(files) - set(keep)):
+        if path.is_file():  # its folder may be gone
+            tally.note(FILES, str(path))
+            path.unlink()
     for path in search.folder(workspace, skip).where:
         if home in path.parents:
             folder = home / path.relative_to(home).parts[0]

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from curation.data.text_tokens import TOKENIZER
 from curation.unlearning.evidence_model import Publication
 from curation.unlearning.statuses import PUBLISHED
 from flows import approval
@@ -41,7 +42,9 @@ class EndingRun(RecordedRun):
     """
 
     # They name the records, and MLflow would keep them for good.
-    secret = frozenset({"request", "records.parquet", "weights.parquet", "verdicts.parquet", "retained.parquet"})
+    secret = frozenset(
+        {"request", "records.parquet", "weights.parquet", "verdicts.parquet", "retained.parquet", TOKENIZER}
+    )
     config: UnlearnConfig
 
     requests: Requests | None = None

@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 SALT = "evidence.salt"
 """In the workspace: the secret behind the hashes of records where there is no ledger, which has its own."""
 FILES = (evidence.NAME, evidence.seal_path(Path(evidence.NAME)).name, evidence_page.NAME)
+TOKEN_IDS = "token ids (digest by this tool)"
+"""What stands for the tokenizer among the hashes: that of what decides its ids, and of no file."""
 UNLIKE = "Exact by how the model was made, without the records; the comparison with other models made so did not pass all the same."
 FAILED = "A check that failed:"
 NOT_PURGED = "The records were removed from the model only: neither from the data nor from an index of it."
@@ -229,7 +231,7 @@ def _method(run: UnlearnRun, model: Finished) -> Method:
 def _hashes(run: UnlearnRun, checked: Checked) -> list[Hashes]:
     """Of the model, and of what makes its token ids, which unlearning does not touch."""
     found, tokenizer = [Hashes("model", _sha256(checked.before), _sha256(checked.after))], run.loaded["tokenizer"]
-    return found if tokenizer is None else [*found, Hashes("tokenizer", tokenizer, tokenizer)]
+    return found if tokenizer is None else [*found, Hashes(TOKEN_IDS, tokenizer, tokenizer)]
 
 
 def _trained(run: UnlearnRun) -> str:
@@ -237,7 +239,7 @@ def _trained(run: UnlearnRun) -> str:
     config = run.config
     train = {name: value for name, value in config.train.model_dump(mode="json").items() if name != "seed"}
     parts = (f"{name} {value}" for name, value in {**config.model.init_args, **train}.items() if value is not None)
-    return f"{run.loaded['model']['class_path']} from new weights, on the data after: {', '.join(parts)}"
+    return f"{run.loaded['model']['class_path']} trained anew, as the configuration begins, on the data after: {', '.join(parts)}"
 
 
 def _rejected(run: UnlearnRun, checked: Checked) -> Rejected | None:

@@ -61,7 +61,7 @@ class QuestionTable(Questions):
         template: text of a row, with ``{question}`` and, at its end, ``{answer}``.
         tokenizer: ``"bpe"``, trained on the rows; a file such a one was saved to; or a Hugging Face tokenizer's folder or name
             (extra ``llm``), the one that belongs to the model. Rows that are removed from the file change a trained one: name
-            the ``tokenizer.json`` that the purge left beside the model to use it on what is left.
+            a copy, out of the workspace, of the ``tokenizer.json`` that the purge left beside the model to use it on what is left.
         vocabulary: most tokens of a trained one.
         max_tokens: most tokens of a row.
         batch_size: rows a step.

@@ -57,13 +57,13 @@ class Hashes:
     """A file or folder before and after (sha256, hex).
 
     Attributes:
-        name: "model", "tokenizer", "adapter", ...
-        before: its hash before the run.
+        name: "model", "adapter", a file's name, ...
+        before: its hash before the run; None: there was none.
         after: and after.
     """
 
     name: str
-    before: str
+    before: str | None
     after: str
 
 

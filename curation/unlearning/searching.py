@@ -108,7 +108,7 @@ class Search:
             hits = hits | self._hits(column)
         names = self._rows.columns
         if names and set(names) <= set(frame.columns):
-            same = frame.select(pl.int_range(pl.len()).alias("\0row"), *names).cast(self._casts)
+            same = frame.select(pl.int_range(pl.len()).alias("\0row"), *names).cast(self._casts, strict=False)
             both = same.join(self._rows, on=names, how="semi", nulls_equal=True)["\0row"]
             hits = hits | same["\0row"].is_in(both.to_list())
         return hits
@@ -122,7 +122,8 @@ class Search:
                 if nested
                 else column.cast(pl.String)
             )
-            hits = texts.is_in(sorted(self._cells[ID] | self._cells[TEXT]))
+            cells = self._cells[TEXT] | (self._cells[ID] if column.name in self._columns else set())
+            hits = texts.is_in(sorted(cells))  # an id that is a word or a number is no id in another column
             return (hits | texts.str.contains_any(self._texts) if self._texts else hits).fill_null(False)
         if dtype.is_integer() and column.name in self._columns:
             return column.cast(pl.String).is_in(sorted(self._cells[ID])).fill_null(False)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
+from polars import selectors
 from torch import Tensor
 
 from curation.data import ExampleData
@@ -21,6 +22,8 @@ from lorif_core import FactorStore
 
 ID, TEXT, ROW, FACTORS = "id", "text", "row", "factors"
 KINDS = (ID, TEXT, ROW, FACTORS)
+ID_COLUMNS = ("example_id", "of", "like")
+"""Columns of ids in the tables that jobs write."""
 LEAST_ID, LEAST_TEXT = 6, 12
 """Characters of an id and of a text from which on it is no chance to find them in a file."""
 PIECE = 40
@@ -39,8 +42,9 @@ class Traces:
 
     Attributes:
         table: columns ``kind`` (one of KINDS), ``trace`` (bytes; text in UTF-8) and ``anywhere`` (else it is too short, or
-            part of what stays, and only counts as a whole cell of a table).
-        rows: the records' fractional numbers in the user's table, a column each; no columns where there are fewer than two.
+            part of what stays, and only counts as a whole cell of a column of ids).
+        rows: the records' numbers in the user's table but for ids and labels, a column each; no columns where there are fewer
+            than two.
         columns: names of the columns that hold ids.
     """
 
@@ -76,8 +80,8 @@ def traces_of(data: ExampleData, positions: Iterable[int], stores: Iterable[Fact
         stores: indexes of all training rows.
     """
     gone = sorted(positions)
-    rows = (data.examples["split"] == "train").arg_true().gather(gone)
-    away = pl.Series(np.isin(np.arange(len(data.examples)), rows.to_numpy()))
+    places = (data.examples["split"] == "train").arg_true().gather(gone)
+    away = pl.Series(np.isin(np.arange(len(data.examples)), places.to_numpy()))
     tables = [data.examples, data.table]
     found = [_ids(data.examples["example_id"], away)]
     found.append(
@@ -85,19 +89,25 @@ def traces_of(data: ExampleData, positions: Iterable[int], stores: Iterable[Fact
     )
     found.append(_numbers(ROW, _row_bytes(data, gone)))
     found += [_numbers(FACTORS, _factor_bytes(store, set(gone))) for store in stores]
-    ids = data.examples["example_id"].head(len(data.table)).to_list()
-    same = [name for name in data.table.columns if data.table[name].to_list() == ids]
-    return Traces(
-        pl.concat(found).unique(maintain_order=True), _rows(data.table, away), frozenset({"example_id", "of", *same})
-    )
+    same = _same(data, "example_id")
+    rows = _rows(data.table.drop(same | _same(data, "label")), away)  # labels differ where they were mended
+    return Traces(pl.concat(found).unique(maintain_order=True), rows, frozenset({*ID_COLUMNS, *same}))
+
+
+def _same(data: ExampleData, name: str) -> set[str]:
+    """The columns of the user's table that hold what a column of the examples does."""
+    if name not in data.examples.columns:
+        return set()
+    cells = data.examples[name].head(len(data.table)).to_list()
+    return {column.name for column in data.table.get_columns() if column.to_list() == cells}
 
 
 def _rows(table: pl.DataFrame, away: pl.Series) -> pl.DataFrame:
-    """The records' fractional numbers, all of a row together, where no row that stays has the same."""
-    numbers = [name for name, dtype in table.schema.items() if dtype.is_float()]
+    """The records' numbers, whole ones and flags as float64, all of a row together, where no row that stays has the same."""
+    numbers = [name for name, dtype in table.schema.items() if dtype.is_numeric() or dtype == pl.Boolean]
     if len(numbers) < 2:  # one number is the same by chance
         return pl.DataFrame()
-    gone, table = away.head(len(table)), table.select(numbers)
+    gone, table = away.head(len(table)), table.select(numbers).with_columns((~selectors.float()).cast(pl.Float64))
     return table.filter(gone).join(table.filter(~gone), on=numbers, how="anti", nulls_equal=True)
 
 
@@ -107,7 +117,7 @@ def _table(kind: str, traces: list[bytes], anywhere: list[bool]) -> pl.DataFrame
 
 
 def _ids(ids: pl.Series, away: pl.Series) -> pl.DataFrame:
-    """The records' ids; numbers, short ones and parts of others' only count as whole cells."""
+    """The records' ids; numbers, short ones and parts of others' only count as cells of ids."""
     gone = ids.filter(away).cast(pl.String)
     if ids.dtype != pl.String:
         return _table(ID, [one.encode() for one in gone], [False] * len(gone))

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from curation.data.text_tokens import TOKENIZER
 from curation.unlearning.ledger import Ledger
 from flows.errors import ConfigError
+from flows.files import digest_file, read_json, write_json
 from flows.outputs import RunFolder
 from flows.purge_journal import Journal, forget_closed
-from flows.purging import check_given
+from flows.purging import _others, _tokenizers, check_given
 from flows.unlearn_schema import UnlearnConfig
 from flows.unlearning import UnlearnRun
 
@@ -34,8 +36,10 @@ def test_a_data_file_in_the_workspace_is_refused_before_a_purge_could_remove_it(
 
 
 def test_a_journal_is_of_one_batch_whatever_other_ledgers_call_theirs(tmp_path: Path) -> None:
-    journal = Journal(1, "a" * 64, "", "", [], "", "", None, [], [], False, {}, [], {}, {}).write(tmp_path)
+    journal = Journal(1, "a" * 64, "", "", [], "", "", None, [], [], {}, [], {}, {}).write(tmp_path)
     assert Journal.of(tmp_path, "a" * 64) == journal and Journal.of(tmp_path, "b" * 64) is None
+    write_json(file := tmp_path / "purge" / f"{'a' * 64}.json", (read_json(file) or {}) | {"learnt": True})
+    assert Journal.of(tmp_path, "a" * 64) == journal, "one that an older version wrote"
     (tmp_path / "purge" / f".{'a' * 64}.json.77.tmp").touch()  # of a write that was killed
     journal.remove(tmp_path)
     assert Journal.of(tmp_path, "a" * 64) is None and not list((tmp_path / "purge").iterdir())
@@ -47,7 +51,7 @@ def test_the_journal_of_a_closed_batch_is_removed_by_its_own_ledger(tmp_path: Pa
         one.submit(["ann"], "asked to")
     batch = ledger.drain()
     assert batch is not None
-    left = Journal(batch.number, batch.digest, "", "", [], "", "", None, [], [], False, {}, [], {}, {}).write(tmp_path)
+    left = Journal(batch.number, batch.digest, "", "", [], "", "", None, [], [], {}, [], {}, {}).write(tmp_path)
     forget_closed(tmp_path, ledger)
     assert Journal.of(tmp_path, batch.digest) == left, "not closed yet"
     for status in ("weighed", "unlearned", "verified", "published"):
@@ -63,3 +67,14 @@ def test_mlflow_is_not_told_the_records_by_the_command_line(tmp_path: Path) -> N
     run.command = "curate unlearn --config people --request.ids [ann]"
     run._folder = RunFolder(tmp_path / "run", "d", "output_dir")
     assert run.told_command == f"curate unlearn --config {tmp_path / 'run' / 'config.yaml'}"
+
+
+def test_tokenizers_of_earlier_purges_are_found_and_other_checkpoints_counted(tmp_path: Path) -> None:
+    home = tmp_path / "ws"
+    for name in ("runs/first", "runs/second", "mlflow-artifacts/1", "stages/trace-1", "models/hub"):
+        write_json(home / name / TOKENIZER, {"model": {}} if name == "models/hub" else {"stands_for": "a"})
+        (home / name / "model.ckpt").write_bytes(name.encode())
+    own = home / "models" / ".." / "runs" / "second" / TOKENIZER
+    assert sorted(_tokenizers(home, own)) == [home / "mlflow-artifacts/1" / TOKENIZER, home / "runs/first" / TOKENIZER]
+    kept, published = home / "models/hub/model.ckpt", digest_file(home / "runs/second/model.ckpt")
+    assert _others(home, {kept}, {published}) == 3

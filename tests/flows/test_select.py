@@ -115,7 +115,7 @@ def test_the_summary_has_the_promised_keys(first: dict[str, Any]) -> None:
     assert first["seeds"]["fine_tune"] == [1, 2]
 
 
-def test_the_tables_agree_with_the_summary(first: dict[str, Any], folder: Path) -> None:
+def test_the_tables_agree_with_the_summary(first: dict[str, Any], folder: Path, workspace: Path) -> None:
     selected, excluded, scores = (pl.read_parquet(first["files"][name]) for name in ("selected", "excluded", "scores"))
     assert selected["rank"].to_list() == list(range(1, 21)) and selected["weight"].to_list() == [1.0] * 20
     assert set(selected.columns) == {"example_id", "rank", "score", "weight", "reason", "strategy"}
@@ -123,6 +123,8 @@ def test_the_tables_agree_with_the_summary(first: dict[str, Any], folder: Path) 
     rows = pl.read_csv(folder / "texts.csv")
     own = pl.read_parquet(first["files"]["selected_rows"])
     assert own.equals(selected.select(id="example_id").join(rows, on="id", maintain_order="left").select(rows.columns))
+    kept = {path.name for path in (workspace / "mlflow-artifacts").rglob("*.parquet")}
+    assert "selected.parquet" in kept and "selected_rows.parquet" not in kept, "whole rows of the user's"
     target = rows.filter(split="validation")["id"][0]
     assert excluded.filter(example_id="copied target")["like"].to_list() == [target]
     assert not set(excluded["example_id"]) & set(selected["example_id"])

@@ -48,6 +48,7 @@ def workspace_of(tmp_path: Path) -> tuple[list[Path], list[Path], Path]:
     run.mkdir(parents=True)
     (run / "report.html").write_text(f"<p>{ID}</p>")
     (run / "summary.json").write_text("{}")
+    (run / "tokenizer.json").write_text("{}")
     pl.DataFrame({"example_id": ["a", ID, "b"], "label": [1, 2, 3]}).write_parquet(run / "decisions.parquet")
     pl.DataFrame({"example_id": [ID]}).write_parquet(run / "flagged.parquet")
     for name, content in (("known", b"knows"), ("kept", b"knows"), ("other", b"does not")):
@@ -65,6 +66,7 @@ def swept(home: Path, search: Search, tally: Tally) -> Swept:
         stages=["train-0000000000000001"],
         data="with",
         models=[digest_file(home / "runs" / "clean-1" / "kept.ckpt")],
+        files=[home / "runs" / "clean-1" / "tokenizer.json", home / "runs" / "clean-1" / "kept.ckpt"],
         keep={home / "runs" / "clean-1" / "kept.ckpt"},
         skip={home / "stages" / "trace-0000000000000005"},
         tally=tally,
@@ -74,7 +76,7 @@ def swept(home: Path, search: Search, tally: Tally) -> Swept:
 def test_what_holds_the_records_goes_and_the_rest_stays(tmp_path: Path, search: Search) -> None:
     gone, stays, run = workspace_of(tmp_path)
     done = swept(tmp_path, search, Tally({}, lambda: None))
-    assert (done.stages, done.files, done.rows, done.models) == (3, 2, 1, 1)
+    assert (done.stages, done.files, done.rows, done.models) == (3, 3, 1, 1)
     assert done.left == ["mlflow.db"], "which is not this tool's to change"
     assert not any(path.exists() for folder in gone for path in (folder, folder.with_suffix(".lock")))
     assert all(folder.is_dir() for folder in stays)
@@ -85,11 +87,11 @@ def test_what_holds_the_records_goes_and_the_rest_stays(tmp_path: Path, search: 
     assert again.files_searched == done.files_searched
 
 
-@pytest.mark.parametrize("number", range(1, 9))
+@pytest.mark.parametrize("number", range(1, 10))
 def test_a_sweep_that_was_killed_goes_on_and_counts_everything_once(
     number: int, tmp_path: Path, search: Search
 ) -> None:
-    """Killed at one of the seven things that are noted: it is not removed yet, that before it is; or not killed at all."""
+    """Killed at one of the eight things that are noted: it is not removed yet, that before it is; or not killed at all."""
     gone, _, _ = workspace_of(tmp_path)
     written: list[dict[str, dict[str, int]]] = []
 
@@ -103,6 +105,6 @@ def test_a_sweep_that_was_killed_goes_on_and_counts_everything_once(
     with suppress(Killed):
         swept(tmp_path, search, tally)
     done = swept(tmp_path, search, Tally(written[-1], lambda: None))
-    assert (done.stages, done.files, done.rows, done.models) == (3, 2, 1, 1)
+    assert (done.stages, done.files, done.rows, done.models) == (3, 3, 1, 1)
     assert not any(folder.exists() for folder in gone) and done.left == ["mlflow.db"]
     assert ID not in json.dumps(written)

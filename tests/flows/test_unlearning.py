@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 from mlflow import MlflowClient
 
+from curation.data.text_tokens import TOKENIZER
 from curation.unlearning.ledger import Ledger
 from curation.unlearning.searching import Search
 from curation.unlearning.traces import Traces
@@ -22,8 +23,8 @@ from flows.errors import ConfigError
 from flows.files import digest_file
 from flows.outputs import RunFolder
 from flows.publishing import Place
-from flows.purging import VOCABULARY
-from flows.unlearn_evidence import FAILED, FILES, SALT, UNLIKE, check_secrets
+from flows.purging import OTHERS, VOCABULARY
+from flows.unlearn_evidence import FAILED, FILES, SALT, TOKEN_IDS, UNLIKE, check_secrets
 from flows.unlearn_schema import UnlearnConfig
 
 ROOT = Path(__file__).parents[2]
@@ -188,7 +189,10 @@ def test_a_failed_check_publishes_nothing_or_what_never_saw_the_records(
     assert told["rejected"]["name"] == "npo, guard-dynamic" and told["rejected"]["verdict"] == failed["verdict"]
     assert told["rejected"]["failures"] == failed["failures"] == published["failures"] != []
     assert sum(line.startswith(FAILED) for line in told["caveats"]) == 1, "why its own comparison does not pass"
-    assert "TinyGPT from new weights, on the data after: width 16, heads 2" in told["references"][0]["trained"]
+    assert (
+        "TinyGPT trained anew, as the configuration begins, on the data after: width 16, heads 2"
+        in told["references"][0]["trained"]
+    )
     assert [point["step"] for point in told["history"]] == [0, 1, 2], "of what was rejected, from the model as it was"
     assert "Loss during the unlearning that was rejected" in page and page.count("<polyline") == 6
     assert "person-00/award" not in said + page and "person-00/book" not in said + page
@@ -215,6 +219,10 @@ def test_requests_of_the_ledger_end_with_purge_and_evidence_once_approved_whatev
 
     stray = workspace / "stages" / "query-0123456789abcdef"  # of another run; its lock cannot be removed
     stray.mkdir()
+    left = workspace / "runs" / "people-earlier" / TOKENIZER  # of an earlier purge
+    left.parent.mkdir(parents=True)
+    left.write_text('{"stands_for": "a"}')
+    (left.parent / "model.ckpt").write_bytes(b"of another run")
     (stray / "log.txt").write_text("looked at person-00/award")
     stray.with_suffix(".lock").mkdir()
     assert curate(*asked) == 1  # in the middle of the purge
@@ -256,7 +264,11 @@ def test_requests_of_the_ledger_end_with_purge_and_evidence_once_approved_whatev
     assert last["status"] == "no_action" and last["n_examples"] == published["n_examples"] - 2
     tokens = json.loads(Path(published["files"]["tokenizer"]).read_text())
     assert tokens["model"]["type"] == "BPE" and VOCABULARY in said["caveats"]
-    assert [one["name"] for one in said["hashes"]] == ["model", "tokenizer"]
+    assert [one["name"] for one in said["hashes"]] == ["model", TOKEN_IDS, TOKENIZER]
+    assert said["hashes"][2]["after"] == digest_file(Path(published["files"]["tokenizer"]))
+    assert said["hashes"][2]["before"] is None, "there was no file of it"
+    assert not left.exists() and not list((workspace / "mlflow-artifacts").rglob(TOKENIZER))
+    assert OTHERS.format(1) in said["caveats"], "the stray one"
     assert tokens["stands_for"] == said["hashes"][1]["after"], "to the model it is the same"
     retained = pl.read_parquet(published["files"]["retained"])
     assert not search.rows(retained).any() and len(retained.filter(split="train")) == last["n_examples"]

@@ -162,3 +162,24 @@ def test_rows_of_numbers_are_known_by_their_bytes(tmp_path: Path) -> None:
     row = data.train_dataset[data.train_ids().index(102)][0]
     (tmp_path / "cache.bin").write_bytes(b"...." + row.numpy().tobytes())
     assert search.file(tmp_path / "cache.bin") == {ROW}
+
+
+def test_rows_of_whole_numbers_and_flags_are_known_without_ids_whatever_their_labels(tmp_path: Path) -> None:
+    ages, smokers = [30, 41, 52, 41, 63], [True, False, True, True, False]
+    frame = pl.DataFrame({"age": ages, "smokes": smokers, "visits": [1, 2, 3, 2, 5], "label": [0, 1, 0, 1, 0]})
+    split = pl.Series("split", [*["train"] * 4, "validation"])
+    frame.with_columns(split).write_parquet(tmp_path / "t.parquet")
+    search = Search(traces_of(TableData(tmp_path / "t.parquet", label="label", split="split"), [1, 2]))
+    assert search.rows(frame).to_list() == [False, True, True, False, False]
+    mended = frame.with_columns(label=1 - pl.col("label"))
+    assert search.rows(mended).to_list() == [False, True, True, False, False]
+    assert search.rows(frame.cast(pl.String)).len() == 5, "other types under the same names are no error"
+
+
+def test_an_id_that_is_a_number_is_told_in_columns_of_ids_only(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"x": [0.5, 1.5, 2.5, 3.5], "label": ["0", "1", "0", "1"]})
+    frame.with_columns(split=pl.Series(["train"] * 3 + ["validation"])).write_parquet(tmp_path / "t.parquet")
+    search = Search(traces_of(TableData(tmp_path / "t.parquet", label="label", split="split"), [1]))
+    assert not search.rows(frame[[0, 2, 3]]).any(), "labels are called as the record is"
+    for name in ("example_id", "of", "like"):
+        assert search.rows(pl.DataFrame({name: ["0", "1"], "label": ["1", "0"]})).to_list() == [False, True]
