@@ -20,7 +20,7 @@ PURGED = "purged.json"
 """In the workspace: the list of rows that were purged (`curation.unlearning.exclusions`)."""
 _SECTIONS = {"name", "root", "data", "model", "train", "index"}
 _SECTIONS |= {"signals", "decide", "report"}  # of clean
-_SECTIONS |= {"request", "weights", "unlearn", "verify"}  # of unlearn
+_SECTIONS |= {"request", "retain", "weights", "unlearn", "verify"}  # of unlearn
 _SECTIONS |= {"target", "warmup", "scores", "strategy", "budget", "controls", "exclude_harmful"}  # of select
 _SECTIONS |= {"duplicates", "decontaminate"}
 

@@ -40,7 +40,7 @@ from flows.files import digest_file
 from flows.folder import MANIFEST
 from flows.modelling import checkpoint_of
 from flows.runner import Finished
-from flows.unlearn_schema import UnlearnConfig
+from flows.unlearn_schema import RetainSection, UnlearnConfig
 
 if TYPE_CHECKING:
     from flows.unlearn_ending import EndingRun
@@ -54,6 +54,10 @@ TOKEN_IDS = "token ids (digest by this tool)"
 """What stands for the tokenizer among the hashes: that of what decides its ids, and of no file."""
 UNLIKE = "Exact by how the model was made, without the records; the comparison with other models made so did not pass all the same."
 FAILED = "A check that failed:"
+CHOSEN = (
+    "Which of the rows that stay were protected and measured was chosen in the configuration (retain): of the others nothing is "
+    "said here."
+)
 NOT_PURGED = "The records were removed from the model only: neither from the data nor from an index of it."
 
 
@@ -139,6 +143,7 @@ def evidence_of(run: UnlearnRun, checked: Checked, publication: Publication | No
         history=_history(run.stages["unlearn"]),
         truth_ratios=_truth_ratios(run, checked, found),
         caveats=[
+            *[CHOSEN] * (config.retain != RetainSection()),
             *[NOT_PURGED] * (not (config.purge and checked.accepted)),
             TO_BE_PUBLISHED if checked.accepted else NOT_PUBLISHED,
             *[UNLIKE] * (checked.accepted and not checked.verified.values["passed"]),

@@ -13,12 +13,12 @@ from flows.schema import Arguments, RecordedConfig, Section, TrackingSection
 
 
 class WhereSection(Section):
-    """The records whose value in a column is one of some."""
+    """The rows whose value in a column is one of some."""
 
     column: str | None = Field(
-        default=None, min_length=1, description="A column of the data; empty: records are named otherwise."
+        default=None, min_length=1, description="A column of the data; empty: rows are named otherwise."
     )
-    values: list[str | int] = Field(default_factory=list, description="Its values in the records to remove.")
+    values: list[str | int] = Field(default_factory=list, description="Its values in the rows that are meant.")
 
 
 class DuplicatesSection(Section):
@@ -50,6 +50,22 @@ class RequestSection(Section):
     dataset: str = Field(default="default", min_length=1, description="Name of the data in the ledger.")
     reason: str = Field(default="", description="Why; stands in the summary, so name no record in it.")
     near_duplicates: DuplicatesSection = DuplicatesSection()
+
+
+class RetainSection(Section):
+    """Training rows that must stay, by ids or where: what weights, steps and checks go by. Empty: all that are not removed."""
+
+    ids: list[str | int] = Field(default_factory=list, description="Ids of rows that weights, steps and checks go by.")
+    where: WhereSection = WhereSection()
+
+    def problems(self) -> list[str]:
+        """What does not go together."""
+        found = []
+        if (self.where.column is None) != (not self.where.values):
+            found.append("retain.where: column and values go together")
+        if self.ids and self.where.column is not None:
+            found.append("retain: expected ids or where, got both")
+        return found
 
 
 class WeightsSection(Section):
@@ -213,6 +229,7 @@ class UnlearnConfig(RecordedConfig):
     """Configuration of `curate unlearn`, the only parameter of its flow."""
 
     request: RequestSection
+    retain: RetainSection = RetainSection()
     weights: WeightsSection = WeightsSection()
     unlearn: UnlearnSection = UnlearnSection()
     verify: VerifySection = VerifySection()
@@ -239,7 +256,12 @@ class UnlearnConfig(RecordedConfig):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        problems = [*_request_problems(self.request), *self.weights.problems(), *self.unlearn.problems(self.weights)]
+        problems = [
+            *_request_problems(self.request),
+            *self.retain.problems(),
+            *self.weights.problems(),
+            *self.unlearn.problems(self.weights),
+        ]
         if self.fallback == "retrain" and self.verify.seeds < 3:
             problems.append(
                 f"fallback, verify.seeds: of {self.verify.seeds} models one would be published and fewer than two be left "

@@ -121,6 +121,7 @@ class UnlearnRun(EndingRun):
                 "model": model.digest,
                 "index": index.digest if index else None,
                 "records": records.digest,
+                "retain": self._retain,
                 "weights": weights,
                 "unlearn": {name: unlearn[name] for name in ("retain_rows", "batch_size", "seed")},
             },
@@ -153,6 +154,7 @@ class UnlearnRun(EndingRun):
             "model": model.digest,
             "records": records.digest,
             "weights": weights.digest,
+            "retain": self._retain,
             "refresh": self.config.weights.model_dump(mode="json"),
             "unlearn": self.config.unlearn.model_dump(mode="json"),
             "train": self.config.train.model_dump(mode="json"),
@@ -188,6 +190,7 @@ class UnlearnRun(EndingRun):
             "after": after.digest,
             "references": [each.digest for each in references],
             "records": records.digest,
+            "retain": self._retain,
             "verify": self.config.verify.model_dump(mode="json"),
             "seed": self.config.unlearn.seed,
         }
@@ -240,6 +243,10 @@ class UnlearnRun(EndingRun):
         verified = self.verify(failed.before, chosen, others, failed.records, "verify-retrained")
         return replace(failed, after=chosen, references=others, verified=verified, tier=EXACT, accepted=True)
 
+    @property
+    def _retain(self) -> dict[str, Any]:
+        return self.config.retain.model_dump(mode="json")
+
     def _resolve(self, index: Finished | None) -> Finished:
         inputs = {
             "data": self.loaded["digest"],
@@ -248,6 +255,7 @@ class UnlearnRun(EndingRun):
             "ids": self.ids,
             "request": self.config.request.model_dump(mode="json", include={"where", "near_duplicates", "ledger"}),
             "removed": self.requests.removed if self.requests is not None else None,
+            "retain": self._retain,
         }
         place = self.requests.place if self.requests is not None else None
         return self.run("resolve", inputs, ids=self.ids, ledger=place, index_path=index_of(index) if index else None)

@@ -34,7 +34,7 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
         ``similarity``, ``content``: digest of the row) and ``decisions``, which drop them.
 
     Raises:
-        DataError: an id that no training row has; the text names it.
+        DataError: an id that no training row has; the text names it. Or none of the rows that are to stay does.
     """
     data, request = open_data(arguments), arguments["request"]
     ids = data.train_ids()
@@ -66,6 +66,9 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
         rows.setdefault(one.position, {"why": why, "of": ids[one.of], "similarity": one.similarity})
     if len(rows) == len(ids):
         raise DataError([f"request: all {len(ids)} training rows are to be removed; nothing would stay"])
+    staying(
+        data, np.array(sorted(rows)), arguments["retain"]
+    )  # what is wrong with it is said before anything is weighed
     kind = data.examples["example_id"].dtype
     schema: dict[str, Any] = {
         "position": pl.Int64,
@@ -97,20 +100,43 @@ def asked_for(data: ExampleData, request: dict[str, Any], ids: list[Any] | None)
     Raises:
         DataError: others do, or what ``request.where`` names is not there.
     """
-    asked = ids if ids is not None else ids_where(data, **request["where"])
+    asked = ids if ids is not None else ids_where(data, "request.where", **request["where"])
     unknown = unknown_ids(data, asked)
     if unknown and not request["ledger"]:
         raise DataError([f"request: no training row has the id: {name_rows(unknown)}{_elsewhere(data, unknown)}"])
     return asked, unknown
 
 
-def ids_where(data: ExampleData, column: str, values: list[Any]) -> list[Any]:
-    """Ids of the training rows that have one of ``values`` in ``column`` of the user's table.
+def staying(data: ExampleData, gone: np.ndarray, retain: dict[str, Any]) -> np.ndarray:
+    """Positions of the training rows that weights, steps and checks go by, sorted, int64 [n]: none of those that go.
+
+    Args:
+        data: whole.
+        gone: positions of the rows that are removed.
+        retain: which others are meant (``ids`` or ``where``); all where it names none.
+
+    Raises:
+        DataError: it names rows that are not there, or none that stays.
+    """
+    ids, where = retain["ids"], retain["where"]
+    if not ids and where["column"] is None:
+        return np.setdiff1d(np.arange(len(data.train_ids())), gone)
+    ids = ids or ids_where(data, "retain.where", **where)
+    if unknown := unknown_ids(data, ids):
+        raise DataError([f"retain: no training row has the id: {name_rows(unknown)}{_elsewhere(data, unknown)}"])
+    found = np.setdiff1d(positions_of(data, ids), gone)
+    if not len(found):
+        raise DataError([f"retain: all {len(ids)} rows that it names are to be removed"])
+    return found
+
+
+def ids_where(data: ExampleData, key: str, column: str, values: list[Any]) -> list[Any]:
+    """Ids of the training rows that have one of ``values`` in ``column`` of the user's table; ``key`` asks for them.
 
     Raises:
         DataError: no such column, or a value that no training row has.
     """
-    problems = column_problems(data.table, [column], "request.where")
+    problems = column_problems(data.table, [column], key)
     if problems:
         raise DataError(problems)
     rows = (
@@ -121,9 +147,7 @@ def ids_where(data: ExampleData, column: str, values: list[Any]) -> list[Any]:
     train = rows.filter(split="train")
     missing = sorted({str(value) for value in values} - set(train["cell"].to_list()))
     if missing:
-        raise DataError(
-            [f"request.where: no training row has {', '.join(map(repr, missing))} in the column {column!r}"]
-        )
+        raise DataError([f"{key}: no training row has {', '.join(map(repr, missing))} in the column {column!r}"])
     return train.filter(pl.col("cell").is_in([str(value) for value in values]))["example_id"].to_list()
 
 

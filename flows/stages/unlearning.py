@@ -49,7 +49,7 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
         ``course`` (JSON: ``norms`` of each changed tensor, ``curve`` of the losses, ``weights`` at the end).
     """
     data, options = open_data(arguments), arguments["unlearn"]
-    forget, retain = split_rows(data, pl.read_parquet(arguments["records"]), options)
+    forget, retain = split_rows(data, pl.read_parquet(arguments["records"]), arguments["retain"], options)
     model = trained_model(arguments, data, arguments["checkpoint"])
     if options["objective"] == NEWTON:
         step = unlearn_head(model, forget, retain, made_of(f"objective {NEWTON}", NewtonOptions, options["options"]))

@@ -13,6 +13,7 @@ from curation.unlearning.verification.assessment import Assessment, AssessmentOp
 from curation.unlearning.verification.records import records_of
 from flows.files import write_json
 from flows.stages.common import Arguments, Output, Progress, open_data, trained_model
+from flows.stages.resolving import staying
 
 
 def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
@@ -24,8 +25,10 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
         measured, and ``changes`` of the weights) and ``verdicts`` (a row a record, losses in nats a token).
     """
     data, options = open_data(arguments), arguments["verify"]
-    ids = pl.read_parquet(arguments["records"])["example_id"]
-    records = records_of(data, ids.to_list(), retain_rows=options["retain_rows"], batch_size=options["batch_size"])
+    going = pl.read_parquet(arguments["records"])
+    ids, stays = going["example_id"], staying(data, going["position"].to_numpy(), arguments["retain"])
+    sizes = {name: options[name] for name in ("retain_rows", "batch_size")}
+    records = records_of(data, ids.to_list(), stays=stays, **sizes)
     paths = [arguments["checkpoint"], arguments["checkpoint_after"], *arguments["references"]]
     before, after, *retrained = (trained_model(arguments, data, path) for path in paths)
     progress("models to compare with", 0, len(retrained))

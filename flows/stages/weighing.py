@@ -16,6 +16,7 @@ from curation.unlearning.rows import Rows
 from curation.unlearning.ways import Aligner
 from curation.unlearning.weights import Weights, guard_weights, random_weights, uniform_weights
 from flows.stages.common import Arguments, Output, Progress, open_data, trained_model
+from flows.stages.resolving import staying
 from lorif_core import FactorStore
 from lorif_core.objectives import IGNORED
 from lorif_core.remote import checkout
@@ -30,7 +31,7 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     """
     data, options = open_data(arguments), arguments["weights"]
     records = pl.read_parquet(arguments["records"])
-    forget, retain = split_rows(data, records, arguments["unlearn"])
+    forget, retain = split_rows(data, records, arguments["retain"], arguments["unlearn"])
     way = None
     if options["method"] in ("guard", "guard-dynamic"):
         alignment = _alignment(arguments, data, forget, retain)
@@ -54,10 +55,12 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     return Output(values, {"weights": "weights.parquet"})
 
 
-def split_rows(data: ExampleData, records: pl.DataFrame, options: dict[str, Any]) -> tuple[Rows, Rows]:
-    """The records, and the rows that stay (some of them, where ``retain_rows`` says so)."""
+def split_rows(
+    data: ExampleData, records: pl.DataFrame, asked: dict[str, Any], options: dict[str, Any]
+) -> tuple[Rows, Rows]:
+    """The records, and the rows that stay: those ``asked`` for (some of them, where ``retain_rows`` says so)."""
     forget = records["position"].to_numpy().copy()
-    retain = np.setdiff1d(np.arange(len(data.train_dataset)), forget)
+    retain = staying(data, forget, asked)
     if options["retain_rows"] is not None:
         retain = evenly_spaced(retain, options["retain_rows"])
     size = options["batch_size"]

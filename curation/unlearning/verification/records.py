@@ -121,12 +121,20 @@ class Records:
     choices: int
 
 
-def records_of(data: ExampleData, forget_ids: list[Any], *, retain_rows: int = 64, batch_size: int = 32) -> Records:
+def records_of(
+    data: ExampleData,
+    forget_ids: list[Any],
+    *,
+    stays: np.ndarray | None = None,
+    retain_rows: int = 64,
+    batch_size: int = 32,
+) -> Records:
     """The records of a data set that is still whole.
 
     Args:
         data: questions, or labelled rows of a classifier.
         forget_ids: of training rows, each once; their order is kept.
+        stays: positions of the training rows to measure as those that stay; None: all others.
         retain_rows: most rows that stay, and most held-out ones if fewer are to be forgotten; evenly spaced.
         batch_size: rows of a batch.
 
@@ -142,7 +150,8 @@ def records_of(data: ExampleData, forget_ids: list[Any], *, retain_rows: int = 6
     if unknown:
         raise DataError([f"forget: no training row has the id: {name_rows(unknown)}"])
     forget = np.array([places[name] for name in forget_ids], dtype=np.int64)
-    stays = np.setdiff1d(np.arange(len(ids)), forget)
+    others = np.arange(len(ids)) if stays is None else stays
+    stays = np.setdiff1d(others, forget)
     if not len(forget) or len(set(forget.tolist())) < len(forget) or not len(stays):
         raise DataError(
             [f"forget: expected ids of some, not all, training rows, each once; got {len(forget)} of {len(ids)} rows"]

@@ -13,10 +13,11 @@ import pytest
 from curation.errors import DataError, ModelError
 from curation.unlearning.duplicates import by_gradients, by_text
 from curation.unlearning.ledger import Ledger
+from curation.unlearning.verification.records import records_of
 from flows.schema import DataSection
 from flows.stages import indexing, prepare, resolving, training, unlearning, weighing
 from flows.stages.common import open_data, trained_model
-from flows.unlearn_schema import UnlearnConfig
+from flows.unlearn_schema import RetainSection, UnlearnConfig
 from lorif_core import FactorStore
 
 PERSON = [f"person-00/{fact}" for fact in ("birth_city", "profession")]
@@ -71,6 +72,37 @@ def test_ids_and_values_of_a_column_mean_the_same_rows(tmp_path: Path) -> None:
 def test_what_is_not_there_is_refused_by_name(request_: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=said):
         resolving.run(arguments(tmp_path, request_), tmp_path, ignore)
+
+
+@pytest.mark.parametrize(
+    ("retain", "said"),
+    [
+        ({"ids": ["nobody/x", *PERSON]}, "retain: no training row has the id: .*nobody/x"),
+        ({"ids": PERSON}, "retain: all 2 rows that it names are to be removed"),
+        ({"where": {"column": "town", "values": ["x"]}}, "town"),
+        ({"where": {"column": "fact", "values": ["shoe size"]}}, "retain.where: no training row has 'shoe size'"),
+    ],
+)
+def test_rows_that_are_to_stay_must_be_there(retain: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=said):
+        resolving.run(arguments(tmp_path, {"ids": PERSON}, retain=retain), tmp_path, ignore)
+
+
+def test_what_stays_can_be_named_by_ids_or_by_a_column(tmp_path: Path) -> None:
+    data = open_data(arguments(tmp_path, {"ids": PERSON}))
+    ids, gone = data.train_ids(), resolving.positions_of(data, PERSON)
+    others = [name for name in ids if name not in PERSON]
+    same_fact = [name for name in others if name.endswith("/award")]
+    for retain, stay in (
+        ({}, others),
+        ({"ids": [*PERSON, *others[3:5]]}, others[3:5]),  # those that go are no part of it
+        ({"where": {"column": "fact", "values": ["award"]}}, same_fact),
+    ):
+        asked = RetainSection(**retain).model_dump(mode="json")
+        found = resolving.staying(data, gone, asked)
+        assert [ids[row] for row in found] == stay
+        measured = records_of(data, PERSON, stays=found)
+        assert measured.retain.positions.tolist() == found.tolist()
 
 
 def test_all_rows_cannot_go(tmp_path: Path) -> None:
