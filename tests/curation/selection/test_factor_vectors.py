@@ -12,8 +12,7 @@ from torch.nn.functional import normalize
 from curation.selection.factor_vectors import factor_vectors
 from curation.selection.similarity import unit
 from lorif_core import GradDot
-from lorif_core import index as index_module
-from tests.curation.selection.test_aggregate import POOL, fitted, gradients, network
+from tests.curation.selection.test_aggregate import POOL, fitted, gradients, network, sharded
 
 
 def test_cosines_are_those_of_the_gradients(tmp_path: Path) -> None:
@@ -28,11 +27,7 @@ def test_cosines_are_those_of_the_gradients(tmp_path: Path) -> None:
 def test_the_same_bit_for_bit_with_1_4_and_16_shards(
     options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = []
-    for shards, rows in {1: 61, 4: 16, 16: 4}.items():
-        monkeypatch.setattr(index_module, "shard_rows", lambda size, rows=rows: rows)
-        store = fitted(tmp_path / str(shards), GradDot, **options).store
-        assert len(store.manifest.shards) == shards
-        found.append(factor_vectors(store, directions=32))
+    stores = [one.store for one in sharded(tmp_path, monkeypatch, GradDot, **options)]
+    found = [factor_vectors(store, directions=32) for store in stores]
     assert all(np.array_equal(one, found[0]) for one in found) and found[0].dtype == np.float32
-    assert not np.array_equal(found[0], factor_vectors(store, directions=32, seed=1))
+    assert not np.array_equal(found[0], factor_vectors(stores[0], directions=32, seed=1))
