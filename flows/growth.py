@@ -96,7 +96,7 @@ class Pools:
             origins: digests of the indexes they were grown from.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder.with_suffix(".lock")):
+        with FileLock(_lock(self.folder)):
             states = (read_json(self.folder / STATES) or {"states": []})["states"]
             kept = self.folder / f"rows-{data_digest[:16]}.parquet"
             state = {
@@ -159,5 +159,10 @@ def prune(workspace: Path, gone: Collection[str], *, dry_run: bool) -> tuple[int
                 path.unlink()
         else:
             shutil.rmtree(folder)
-            folder.with_suffix(".lock").unlink(missing_ok=True)
+            _lock(folder).unlink(missing_ok=True)
     return forgotten, freed
+
+
+def _lock(folder: Path) -> Path:
+    """Beside the folder, whose name may hold dots."""
+    return folder.with_name(f"{folder.name}.lock")

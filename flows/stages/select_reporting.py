@@ -169,7 +169,8 @@ def _found(summary: Mapping[str, Any]) -> list[Figure]:
 
 
 def _figure(name: str, found: Mapping[str, Any], unit: Any, what: str = "") -> Figure:
-    note = f"{what}mean over {len(found['by_seed'])} seeds"
+    seeds = len(found["by_seed"])
+    note = f"{what}mean over {seeds} seeds" if seeds > 1 else f"{what}of one seed"
     return Figure(name, found["mean"], found["low"], found["high"], unit, note)
 
 
