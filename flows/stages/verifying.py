@@ -20,9 +20,9 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     """Compare the model in ``checkpoint_after`` with those in ``references``, and with itself before (``checkpoint``).
 
     Returns:
-        ``values``: ``verdict`` (of the worst record), ``passed``, ``failures`` (a sentence each), ``tier`` (of the evidence),
-        ``forget_exact_before``, ``forget_exact_after``, ``retain_exact_before``, ``retain_exact_after``; files ``assessment``
-        (JSON: all that was measured, and ``changes`` of the weights) and ``verdicts`` (a row a record, losses in nats a token).
+        ``values``: ``verdict`` (of the worst record), ``passed``, ``failures`` (a sentence each), ``tier``, ``forget_exact_before``,
+        ``forget_exact_after``, ``retain_exact_before``, ``retain_exact_after``; files ``assessment`` (JSON: all that was
+        measured, and ``changes`` of the weights) and ``verdicts`` (a row a record, losses in nats a token).
     """
     data, options = open_data(arguments), arguments["verify"]
     going = pl.read_parquet(arguments["records"])
