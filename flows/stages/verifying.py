@@ -20,7 +20,7 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     """Compare the model in ``checkpoint_after`` with those in ``references``, and with itself before (``checkpoint``).
 
     Returns:
-        ``values``: ``verdict`` (of the worst record), ``passed``, ``failures`` (a sentence each), ``tier``, ``forget_exact_before``,
+        ``values``: ``verdict`` (of the worst record), ``passed``, ``failures`` (sentences), ``tier``, ``forget_exact_before``,
         ``forget_exact_after``, ``retain_exact_before``, ``retain_exact_after``; files ``assessment`` (JSON: all that was
         measured, and ``changes`` of the weights) and ``verdicts`` (a row a record, losses in nats a token).
     """
