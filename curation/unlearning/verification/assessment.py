@@ -116,10 +116,19 @@ class Assessment:
         There are two: every record was shown to be treated as by models that never saw it, and what stays was kept.
         """
         found = []
-        if not self.verdicts.shown:
+        if not self.verdicts.gaps:
+            count = len(self.verdicts.verdicts)
+            found.append(
+                f"records: {count} UNTESTABLE of {count}; no model was trained without them, so there was none to compare with"
+            )
+        elif not self.verdicts.shown:
+            gap, probe = self.verdicts.farthest
             others = [each for each in self.verdicts.verdicts if each != "CONSISTENT_WITH_RETRAIN"]
             counts = ", ".join(f"{others.count(each)} {each}" for each in WORST_FIRST if each in others)
-            found.append(f"records: {counts} of {len(self.verdicts.verdicts)}; {self._how_far}")
+            found.append(
+                f"records: {counts} of {len(self.verdicts.verdicts)}; the farthest gap is {gap:.1f} seed sds ({probe}), "
+                f"{self.verdicts.margins[probe]:.1f} are allowed"
+            )
         found += [
             f"retained: {each.figure} {each.after:.3f} is {each.drop:.3f} below the {each.whose} {each.expected:.3f}, "
             f"{each.allowed:g} is allowed"
@@ -127,13 +136,6 @@ class Assessment:
             if not each.passed
         ]
         return found
-
-    @property
-    def _how_far(self) -> str:
-        if not self.verdicts.gaps:
-            return "no model was trained without them, so there was none to compare with"
-        gap, probe = self.verdicts.farthest
-        return f"the farthest gap is {gap:.1f} seed sds ({probe}), {self.verdicts.margins[probe]:.1f} are allowed"
 
     @property
     def passed(self) -> bool:
