@@ -160,6 +160,10 @@ class EndingRun(RecordedRun):
     def follows(self) -> list[str]:
         """What becomes of an unlearned model and of what is left of the records, a sentence each: who approves, approves that."""
         place, config = self._place(), self.config
+        if not config.verify.seeds:
+            return [
+                "Nothing is published, registered or removed: no model to compare with is trained (verify.seeds: 0)."
+            ]
         if place is None:
             said = ["The new model is put into the folder of the run and registered nowhere."]
         else:

@@ -58,6 +58,10 @@ CHOSEN = (
     "Which of the rows that stay were protected and measured was chosen in the configuration (retain): of the others nothing is "
     "said here."
 )
+NOT_COMPARED = (
+    "No model was trained without the records (verify.seeds: 0): nothing was compared with one, so nothing can be shown of any "
+    "record, and what stays was compared with the model before."
+)
 NOT_PURGED = "The records were removed from the model only: neither from the data nor from an index of it."
 
 
@@ -143,6 +147,7 @@ def evidence_of(run: UnlearnRun, checked: Checked, publication: Publication | No
         history=_history(run.stages["unlearn"]),
         truth_ratios=_truth_ratios(run, checked, found),
         caveats=[
+            *[NOT_COMPARED] * (not checked.references),
             *[CHOSEN] * (config.retain != RetainSection()),
             *[NOT_PURGED] * (not (config.purge and checked.accepted)),
             TO_BE_PUBLISHED if checked.accepted else NOT_PUBLISHED,

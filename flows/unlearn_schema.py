@@ -171,7 +171,13 @@ class UnlearnSection(Section):
 class VerifySection(Section):
     """What must hold before a model is published; declared before the run."""
 
-    seeds: int = Field(default=3, ge=2, description="Models trained without the records, to compare with.")
+    seeds: int = Field(
+        default=3,
+        ge=0,
+        description="Models trained without the records, to compare with: at least 2. With 0 none is trained and nothing can be "
+        "shown: every record is UNTESTABLE, the run ends verify_failed with evidence of tier E3 (E4 without held-out rows), and "
+        "nothing is published, purged or registered; for that, set at least 2.",
+    )
     tolerance: float = Field(
         default=6.0,
         gt=0,
@@ -189,6 +195,15 @@ class VerifySection(Section):
     quantise: list[Literal[8, 4]] = Field(default=[8, 4], description="Bits of the quantised probes.")
     relearn_steps: int = Field(default=5, ge=0, description="Steps of the relearning probe; 0: none.")
     relearn_lr: PositiveFloat = Field(default=1e-3, description="Its learning rate.")
+
+    def problems(self) -> list[str]:
+        """What could show nothing, though it costs a training."""
+        if self.seeds != 1:
+            return []
+        return [
+            "verify.seeds: one model does not tell how far two trained without the records lie apart, which gaps are measured in; "
+            "expected at least 2, or 0 for none, got 1"
+        ]
 
 
 class EvidenceSection(Section):
@@ -261,6 +276,7 @@ class UnlearnConfig(RecordedConfig):
             *self.retain.problems(),
             *self.weights.problems(),
             *self.unlearn.problems(self.weights),
+            *self.verify.problems(),
         ]
         if self.fallback == "retrain" and self.verify.seeds < 3:
             problems.append(

@@ -29,6 +29,10 @@ SAID = {
     "published": "the records are unlearned, the model is published",
 }
 _KEYS = {"evidence.html": "evidence_page"}
+UNCOMPARED = (
+    "no model was trained without the records (verify.seeds: 0), so nothing can be shown and nothing was published; for that, set "
+    "verify.seeds to at least 2 and run again: what is done is reused"
+)
 RETRAINED = "the unlearned model failed the checks; one trained again without the records is published"
 
 
@@ -80,6 +84,7 @@ def summarise(
         "n_examples": loaded["n_train"],
         "n_records": resolved.get("records", 0),
         "n_requested": resolved.get("requested", 0),
+        "n_references": sum(name.startswith("retrain-") for name in stages),
         "near_duplicates": resolved.get("searched", []),
         "effective_size": weighed.get("effective_size"),
         "opposition": weighed.get("opposition"),
@@ -125,6 +130,8 @@ def closing_table(summary: Mapping[str, Any], console: Console) -> None:
     console.print()
     before = "" if "checked" not in summary else f"; nothing has changed since {summary['finished']}"
     said = RETRAINED if summary["tier"] == "E0" else SAID[summary["status"]]
+    if summary["status"] == "verify_failed" and not summary["n_references"]:
+        said = UNCOMPARED
     console.print(
         f"[bold]{said[0].upper()}{said[1:]}[/] ({summary['status']}{before}).", highlight=False, soft_wrap=True
     )

@@ -21,8 +21,7 @@ from flows.unlearn_evidence import Checked, check_secrets, evidence_of, named, s
 from flows.unlearn_requests import Requests
 
 EXACT = "E0"
-MANY = 20
-"""Models to compare with from which on the evidence is of tier E1."""
+"""Tier of the evidence of a model that was trained without the records."""
 
 
 class UnlearnRun(EndingRun):
@@ -174,7 +173,7 @@ class UnlearnRun(EndingRun):
         return done
 
     def references(self, records: Finished) -> list[Finished]:
-        """Models trained without the records, each from a seed of its own."""
+        """Models trained without the records, each from a seed of its own; none where that is not asked for."""
         first, decisions = self.config.train.seed + 1, str(records.files["decisions"])
         return [
             self.train(f"retrain-{seed}", records.values["digest"], decisions, seed)
@@ -212,7 +211,7 @@ class UnlearnRun(EndingRun):
         checked: Finished,
     ) -> dict[str, Any]:
         """Publish the unlearned model where the checks hold, else one trained without the records if that is allowed."""
-        passed, tier = checked.values["passed"], "E1" if len(references) >= MANY else "E2"
+        passed, tier = checked.values["passed"], checked.values["tier"]
         found, title = Checked(model, unlearned, references, records, checked, tier, accepted=passed), "unlearn"
         if not passed and self.config.fallback == "retrain":
             found, title = self._retrained(found), f"retrain-{self.config.train.seed + 1}"

@@ -22,7 +22,7 @@ from curation.errors import DataError, LedgerError
 from curation.unlearning import signing
 from curation.unlearning.canonical import canonical
 from curation.unlearning.chain import Event
-from curation.unlearning.evidence_model import LIMITS, TIERS, UNCHAINED, VERDICTS, VERSION, Evidence, worst
+from curation.unlearning.evidence_model import LIMITS, TIERS, UNCHAINED, UNCOMPARED, VERDICTS, VERSION, Evidence, worst
 from curation.unlearning.evidence_words import meaning
 from curation.unlearning.ledger import Ledger
 from curation.unlearning.requests import Batch, named_in
@@ -221,6 +221,11 @@ def _content(said: dict[str, Any], data: bytes) -> list[str]:
         problems.append(f"verdict: {said.get('verdict')} is not that of the worst record")
     if str(said.get("tier")) not in TIERS:
         problems.append(f"tier: expected one of {', '.join(TIERS)}, got {said.get('tier')}")
+    compared = bool(said.get("references"))
+    if compared == (said.get("tier") in UNCOMPARED) or not (compared or set(verdicts) == {"UNTESTABLE"}):
+        problems.append(
+            f"tier: {said.get('tier')} and {said.get('verdict')} do not go with {'' if compared else 'no '}models to compare with"
+        )
     return problems
 
 

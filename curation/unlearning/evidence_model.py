@@ -27,9 +27,12 @@ TIERS = {
     "E1": "compared with many models that never saw the records (20 or more)",
     "E2": "compared with few models that never saw the records",
     "E3": "compared with a stand-in for such a model only: predicted by attribution, or held-out records",
-    "E4": "no comparison: only that the model no longer shows the records when asked",
+    "E4": "no comparison: only what the model shows of the records when asked",
 }
 """How strong the evidence is, strongest first."""
+
+UNCOMPARED = ("E3", "E4")
+"""Those of evidence without a model that never saw the records, by which every record is UNTESTABLE."""
 
 LIMITS = (
     "What was not measured is not shown: that these tests find no trace of a record does not mean that no other would.",
@@ -265,12 +268,12 @@ class Evidence:
         duplicates_rule: how near-duplicates of the requested records were looked for.
         tolerance: largest gap to the references that counts as none, in the unit of `Record.z`; declared before.
         retain_drop: how far the share of the rows that stay which are answered exactly, and the mean probability of their
-            answers, could lie below the references'; declared before.
+            answers, could lie below the references', or the former model's where there are none; declared before.
         data_before: digest of the data's manifest before.
         data_after: and after the records were removed from it.
         hashes: model, tokenizer, adapter; before and after.
         method: how.
-        references: the models compared with.
+        references: the models compared with; none of the tiers UNCOMPARED.
         change: of the weights.
         tests: every one that was made.
         records: every one that was removed, worst first.

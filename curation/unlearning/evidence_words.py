@@ -6,6 +6,7 @@ _AUC = "chance that a record looks more like training data than a held-out one (
 _MEASURES = {
     "forget_quality": "distance between the distributions of truth ratios (Kolmogorov-Smirnov: 0 = alike, 1 = apart)",
     "forget_exact": "share of the records answered token for token; of a classifier: labelled as in the data",
+    "forget_loss": "loss of the records, nats a token",
     "forget_accuracy": "share of the records that are labelled as in the data",
     "forget_Q_A_Prob": "probability of a record's answer, geometric mean over its tokens",
     "forget_Q_A_PARA_Prob": "the same of right answers in other words",

@@ -20,7 +20,7 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     """Compare the model in ``checkpoint_after`` with those in ``references``, and with itself before (``checkpoint``).
 
     Returns:
-        ``values``: ``verdict`` (of the worst record), ``passed``, ``failures`` (a sentence each), ``forget_exact_before``,
+        ``values``: ``verdict`` (of the worst record), ``passed``, ``failures`` (sentences), ``tier``, ``forget_exact_before``,
         ``forget_exact_after``, ``retain_exact_before``, ``retain_exact_after``; files ``assessment`` (JSON: all that was
         measured, and ``changes`` of the weights) and ``verdicts`` (a row a record, losses in nats a token).
     """
@@ -50,6 +50,7 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
         "verdict": found.verdict,
         "passed": found.passed,
         "failures": found.failures,
+        "tier": found.tier,
         "forget_exact_before": first.exact_forget,
         "forget_exact_after": last.exact_forget,
         "retain_exact_before": first.exact_retain,
@@ -61,21 +62,24 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
 def _verdicts(found: Assessment, ids: pl.Series) -> pl.DataFrame:
     """What was found of each record.
 
-    ``z`` is the gap of the losses' roots to the references, in standard deviations between seeds; negative = remembered.
+    ``z`` is the gap of the losses' roots to the references, in standard deviations between seeds; negative = remembered. It
+    and ``loss_reference`` are null where there are none.
     """
     before, after = found.panels["before"], found.panels["after"]
-    references = [panel for name, panel in found.panels.items() if name.startswith("retrained")]
+    references = [panel.losses_forget for name, panel in found.panels.items() if name.startswith("retrained")]
+    nothing = [None] * len(ids)
     return pl.DataFrame(
         {
             "example_id": ids,
             "verdict": list(found.verdicts.verdicts),
             "loss_before": before.losses_forget,
             "loss_after": after.losses_forget,
-            "loss_reference": np.mean([panel.losses_forget for panel in references], axis=0),
-            "z": found.verdicts.gaps["direct"],
+            "loss_reference": np.mean(references, axis=0) if references else nothing,
+            "z": found.verdicts.gaps.get("direct", nothing),
             "extraction_before": before.extraction,
             "extraction_after": after.extraction,
-        }
+        },
+        schema_overrides={"loss_reference": pl.Float64, "z": pl.Float64},
     )
 
 

@@ -107,6 +107,10 @@ def test_who_approves_is_told_what_follows_and_asked_anew_where_that_changes(
         follows(tracking=named, purge=True),
         follows(tracking=named, purge=True, index={"path": "/index"}, model={"checkpoint": "/model"}),
         follows(tracking=named, fallback="retrain"),
+        follows(tracking=named, purge=True, verify={"seeds": 0}),
+    ]
+    assert ways[-1] == [
+        "Nothing is published, registered or removed: no model to compare with is trained (verify.seeds: 0)."
     ]
     assert len({digest(run, way) for way in ways}) == len(ways)
     shown = ways[4]

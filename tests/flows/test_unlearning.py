@@ -7,12 +7,14 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 from mlflow import MlflowClient
+from rich.console import Console
 
 from curation.data.text_tokens import TOKENIZER
 from curation.unlearning.ledger import Ledger
@@ -24,8 +26,9 @@ from flows.files import digest_file
 from flows.outputs import RunFolder
 from flows.publishing import Place
 from flows.purging import OTHERS, VOCABULARY
-from flows.unlearn_evidence import FAILED, FILES, SALT, TOKEN_IDS, UNLIKE, check_secrets
+from flows.unlearn_evidence import FAILED, FILES, NOT_COMPARED, SALT, TOKEN_IDS, UNLIKE, check_secrets
 from flows.unlearn_schema import UnlearnConfig
+from flows.unlearn_summary import closing_table
 
 ROOT = Path(__file__).parents[2]
 TINY = """
@@ -77,6 +80,16 @@ def test_every_problem_between_two_fields_is_told_at_once() -> None:
     parts = ("got ids and ledger", "column and values go together", "only guard-dynamic", "at least 3")
     for part in (*parts, "no approval is asked for", "MLflow keeps latest, v1"):
         assert part in said
+
+
+def test_models_to_compare_with_are_two_at_least_or_none_at_all() -> None:
+    asked = {"data": {"class_path": "People"}, "request": {"ids": ["a"]}}
+    assert UnlearnConfig.model_validate(asked | {"verify": {"seeds": 0}}).verify.seeds == 0
+    for seeds, said in ((1, "expected at least 2, or 0 for none, got 1"), (0, "of 0 models one would be published")):
+        wrong = {"verify": {"seeds": seeds}, "fallback": "retrain", "publish": {"alias": "v1"}}
+        with pytest.raises(ValueError, match="expected seeds of at least 3") as caught:
+            UnlearnConfig.model_validate(asked | wrong)
+        assert said in str(caught.value) and "MLflow keeps latest, v1" in str(caught.value)
 
 
 def test_a_key_or_salt_that_cannot_be_read_is_told_before_anything_is_computed(tmp_path: Path) -> None:
@@ -169,6 +182,16 @@ def test_a_failed_check_publishes_nothing_or_what_never_saw_the_records(
     said = json.loads(Path(failed["evidence"]).read_text())
     assert said["publication"] is None and said["ledger"] is None and said["tier"] == "E2" and said["rejected"] is None
     assert set(pl.read_parquet(failed["files"]["verdicts"])["example_id"]) == {"person-00/award", "person-00/book"}
+    assert curate("--verify.seeds", "0", "--tracking.register_as", "people") == 1
+    alone, screen = summaries(tmp_path)[-1], StringIO()
+    closing_table(alone, Console(file=screen))
+    assert "set verify.seeds to at least 2 and run again" in screen.getvalue()
+    assert alone["status"] == "verify_failed" and alone["verdict"] == "UNTESTABLE" and alone["n_references"] == 0
+    assert "model" not in alone["files"] and alone["registered"] is None and "unlearn" in alone["reused"]
+    assert main(["requests", "verify-evidence", alone["evidence"], "--workspace", str(tmp_path / "ws")]) == 0
+    said = json.loads(Path(alone["evidence"]).read_text())
+    assert said["tier"] == "E3" and said["references"] == [] and said["publication"] is None
+    assert NOT_COMPARED in said["caveats"] and {one["z"] for one in said["records"]} == {None}
     assert curate("--fallback", "retrain", "--tracking.register_as", "people") == 0
     published = summaries(tmp_path)[-1]
     assert published["status"] == "published" and published["tier"] == "E0"

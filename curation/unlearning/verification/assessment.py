@@ -15,7 +15,7 @@ import numpy as np
 from torch import nn
 
 from curation.unlearning.evidence_model import Test
-from curation.unlearning.verification.comparisons import comparisons
+from curation.unlearning.verification.comparisons import comparisons, losses_asked
 from curation.unlearning.verification.intervals import ForgetQuality, forget_quality, gap_in_seed_sds
 from curation.unlearning.verification.klom import KLOM, LEAST_MODELS, klom_of_one
 from curation.unlearning.verification.panel import Panel, measure
@@ -31,6 +31,8 @@ WORST_RETAINED = 10
 """Retained rows told as the ones that suffered most."""
 RELATIVE = ("forget_quality", "privleak", "mia_reference")
 """Metrics that compare with retrained_0, which therefore has no such figure of its own."""
+MANY = 20
+"""Models to compare with from which on the evidence is of tier E1."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class AssessmentOptions:
             record alone has no halves.
         relearn_lr: learning rate of these.
         retain_drop: how far the share of the rows that stay which are answered exactly, and the mean probability of their
-            answers, may lie below the retrained models', in [0, 1].
+            answers, may lie below the retrained models', or those of the model as it was where none was retrained, in [0, 1].
         seed: of the halves and of the batches.
     """
 
@@ -81,7 +83,8 @@ class Assessment:
     """What was found.
 
     Attributes:
-        panels: "before", "after", "retrained_0", ...; each against retrained_0, itself against none.
+        panels: "before", "after", "retrained_0", ...; each against retrained_0, itself against none. All else that compares
+            with these is empty or None where there is none.
         verdicts: of each record, in the order of the records.
         kept: what is left of the rows that stay.
         tests: of the records together, with p-values corrected for their number.
@@ -113,7 +116,12 @@ class Assessment:
         There are two: every record was shown to be treated as by models that never saw it, and what stays was kept.
         """
         found = []
-        if not self.verdicts.shown:
+        if not self.verdicts.gaps:
+            count = len(self.verdicts.verdicts)
+            found.append(
+                f"records: {count} UNTESTABLE of {count}; no model was trained without them, so there was none to compare with"
+            )
+        elif not self.verdicts.shown:
             gap, probe = self.verdicts.farthest
             others = [each for each in self.verdicts.verdicts if each != "CONSISTENT_WITH_RETRAIN"]
             counts = ", ".join(f"{others.count(each)} {each}" for each in WORST_FIRST if each in others)
@@ -122,7 +130,7 @@ class Assessment:
                 f"{self.verdicts.margins[probe]:.1f} are allowed"
             )
         found += [
-            f"retained: {each.figure} {each.after:.3f} is {each.drop:.3f} below the retrained models' {each.retrained:.3f}, "
+            f"retained: {each.figure} {each.after:.3f} is {each.drop:.3f} below the {each.whose} {each.expected:.3f}, "
             f"{each.allowed:g} is allowed"
             for each in self.kept
             if not each.passed
@@ -133,6 +141,14 @@ class Assessment:
     def passed(self) -> bool:
         """Whether no check failed."""
         return not self.failures
+
+    @property
+    def tier(self) -> str:
+        """How strong this is as evidence, of `evidence_model.TIERS`: by what there was to compare with."""
+        references = sum(name.startswith("retrained") for name in self.panels)
+        if references:
+            return "E1" if references >= MANY else "E2"
+        return "E3" if self.panels["after"].attacks else "E4"
 
     @property
     def verdict(self) -> Verdict:
@@ -177,28 +193,27 @@ def assess(
         after: the unlearned one.
         retrained: trained like ``before`` without the records, each from a seed of its own; read in turn several times,
             so a sequence that loads them when asked keeps one in memory. With fewer than two nothing can be shown, and
-            every record is UNTESTABLE.
+            every record is UNTESTABLE. With none, what was measured of the others is told all the same.
         records: what is asked.
         options: what counts as alike.
 
     Raises:
-        ValueError: no retrained model, an option out of its range, or a model that does not fit the records.
+        ValueError: an option out of its range, or a model that does not fit the records.
     """
-    if not retrained:
-        raise ValueError("assess: expected at least one model retrained without the records, got none")
-    first = measure(retrained[0], records)
-    references = [first, *(measure(model, records, first) for model in retrained[1:])]
+    first = measure(retrained[0], records) if retrained else None
+    references = [] if first is None else [first, *(measure(model, records, first) for model in retrained[1:])]
     panels = {"before": measure(before, records, first), "after": measure(after, records, first)}
     panels |= {f"retrained_{s}": panel for s, panel in enumerate(references)}
     found = panels["after"]
     probes = _probes(panels["before"], after, retrained, references, found, records, options)
     verdicts = judge(probes, options.tolerance, blind=math.log(records.choices))
     quality, null = _forget_qualities(found, references)
+    tests = comparisons(panels["before"], found, references, quality, null, verdicts, options.seed)
     return Assessment(
         panels,
         verdicts,
         kept(panels["before"], found, references, options.retain_drop),
-        comparisons(panels["before"], found, references, quality, null, verdicts, options.seed),
+        tests if references else [*tests, *losses_asked(probes, options.seed)],
         _gaps(found, references),
         quality,
         null,
@@ -220,15 +235,12 @@ def _probes(
     options: AssessmentOptions,
 ) -> dict[str, Probe]:
     """Every way of asking for the records; the last ones bring back what is only hidden."""
-    rows = records.forget.rows
-    probes = {
-        "direct": Probe(
-            found.losses_forget, np.array([panel.losses_forget for panel in references]), before.losses_forget
-        )
-    }
+    rows, shape = records.forget.rows, (len(retrained), len(records.forget))
+    theirs = np.array([panel.losses_forget for panel in references]).reshape(shape)
+    probes = {"direct": Probe(found.losses_forget, theirs, before.losses_forget)}
 
     def put(ask: Callable[[nn.Module], np.ndarray]) -> Probe:
-        return Probe(ask(after), np.array([ask(model) for model in retrained]))
+        return Probe(ask(after), np.array([ask(model) for model in retrained]).reshape(shape))
 
     for bits in options.quantise:
         probes[f"quantised_{bits}"] = put(lambda model, bits=bits: scan(quantised(model, bits), rows).losses)  # type: ignore[misc]

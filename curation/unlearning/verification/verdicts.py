@@ -57,7 +57,7 @@ class Probe:
     Attributes:
         before: loss of each record under the model as it was [n]; None where this probe was not put to it.
         after: under the unlearned model [n].
-        retrained: under the models that never saw them [S, n].
+        retrained: under the models that never saw them [S, n]; S = 0: nothing was compared.
     """
 
     after: np.ndarray
@@ -71,7 +71,8 @@ class Verdicts:
 
     Attributes:
         verdicts: of each.
-        gaps: probe -> its gap in standard deviations between seeds, of the losses' roots [n]; negative = remembered.
+        gaps: probe -> its gap in standard deviations between seeds, of the losses' roots [n]; negative = remembered. Empty
+            where nothing was compared.
         margins: probe -> the gap that would just have passed [n], in the same unit.
         worst: the worst verdict of all: it decides.
     """
@@ -108,7 +109,7 @@ def worst(verdicts: list[Verdict]) -> Verdict:
 
 
 def judge(probes: Mapping[str, Probe], tolerance: float, blind: float = np.inf) -> Verdicts:
-    """Judge every record by every probe; the worst probe decides.
+    """Judge every record by every probe; the worst probe decides. Without two retrained models every record is UNTESTABLE.
 
     Args:
         probes: by name; at least one was put to the model as it was.
@@ -123,6 +124,8 @@ def judge(probes: Mapping[str, Probe], tolerance: float, blind: float = np.inf) 
     if not tolerance > 0:
         raise ValueError(f"tolerance: expected a number above 0 (standard deviations between seeds), got {tolerance}")
     count = len(next(iter(probes.values())).after)
+    if not all(len(probe.retrained) for probe in probes.values()):
+        return Verdicts(["UNTESTABLE"] * count, {}, {})
     gaps: dict[str, np.ndarray] = {}
     memories: dict[str, np.ndarray] = {}
     allowed: dict[str, float] = {}

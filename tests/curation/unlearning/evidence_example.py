@@ -87,3 +87,22 @@ def example(ledger: Ledger, ids: list[str], **changes: Any) -> Evidence:
         caveats=("Only three reference models were trained.",),
     )
     return replace(evidence, **changes)
+
+
+def uncompared(ledger: Ledger, ids: list[str], tier: str) -> Evidence:
+    """Of the same records where no model was trained without them: E3 compares with held-out rows, E4 with nothing."""
+    full = example(ledger, ids)
+    alone = [one for one in full.tests if one.name.startswith(("forget_truth_ratio", "forget_Q_A_Prob"))]
+    tests = [replace(one, null=None, p=None, p_holm=None) for one in alone]
+    if tier == "E3":
+        tests.append(model.Test("mia_loss", 0.61, 0.52, 0.7, 0.5, len(ids), 0.02, 0.02, before=1.0))
+    return replace(
+        full,
+        tier=tier,
+        verdict="UNTESTABLE",
+        records=[replace(one, verdict="UNTESTABLE", loss_reference=None, z=None) for one in full.records],
+        tests=tests,
+        references=[],
+        truth_ratios=replace(full.truth_ratios, retrained=()),
+        publication=None,
+    )

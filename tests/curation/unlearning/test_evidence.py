@@ -20,7 +20,7 @@ from curation.unlearning.evidence_page import render
 from curation.unlearning.ledger import Ledger
 from curation.unlearning.verification.verdicts import WORST_FIRST
 from lorif_core.atomic import file_digest
-from tests.curation.unlearning.evidence_example import HASH, example, verified
+from tests.curation.unlearning.evidence_example import HASH, example, uncompared, verified
 from tests.curation.unlearning.test_chain import tamper
 
 IDS = [f"person-{number}" for number in range(5)]
@@ -233,6 +233,21 @@ def test_whatever_is_put_in_its_place_is_a_problem_not_a_crash(written: tuple[Pa
                 assert kept == other or evidence.verify(path, ledger), name
             holder[name] = kept
         file.write_bytes(good)
+
+
+@pytest.mark.parametrize("tier", evidence_model.UNCOMPARED)
+def test_evidence_without_models_to_compare_with_shows_nothing(tmp_path: Path, tier: str) -> None:
+    ledger, batch = verified(tmp_path, IDS)
+    good, full = uncompared(ledger, IDS, tier), example(ledger, IDS)
+    path = evidence.write(tmp_path, good, ledger, batch, KEY)
+    assert evidence.verify(path, ledger, KEY.public_key()) == []
+    shown = {"records": full.records, "verdict": full.verdict}
+    for bad, said in (
+        (replace(good, references=full.references), f"{tier} and UNTESTABLE do not go with models to compare with"),
+        (replace(good, tier="E2"), "E2 and UNTESTABLE do not go with no models to compare with"),
+        (replace(good, **shown), f"{tier} and OVER_UNLEARNED do not go with no models to compare with"),
+    ):
+        assert evidence.verify(evidence.write(tmp_path, bad, key=KEY)) == [f"tier: {said}"]
 
 
 def test_evidence_and_verification_order_verdicts_alike() -> None:

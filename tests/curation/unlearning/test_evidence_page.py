@@ -10,7 +10,7 @@ import pytest
 from curation.unlearning import evidence, evidence_model, evidence_page
 from curation.unlearning.evidence_words import meaning
 from lorif_core.atomic import file_digest
-from tests.curation.unlearning.evidence_example import example, verified
+from tests.curation.unlearning.evidence_example import example, uncompared, verified
 
 IDS = [f"person-{number}" for number in range(5)]
 
@@ -71,3 +71,20 @@ def test_a_rejected_unlearning_is_shown_as_such_and_what_is_not_published_said(t
     )
     failed = evidence_page.write(evidence.write(tmp_path, example(ledger, IDS, publication=None))).read_text()
     assert "<strong>Not published</strong>" in failed and "Trained again" not in failed
+
+
+@pytest.mark.parametrize("tier", evidence_model.UNCOMPARED)
+def test_the_page_says_that_nothing_was_compared_and_has_no_column_for_it(tmp_path: Path, tier: str) -> None:
+    ledger, batch = verified(tmp_path, IDS)
+    page = evidence_page.write(evidence.write(tmp_path, uncompared(ledger, IDS, tier), ledger, batch)).read_text()
+    assert f"<strong>Tier {tier}</strong>" in page and "<strong>Not published</strong>" in page
+    assert "<strong>No model to compare with</strong>: none was trained without the records" in page
+    assert "less than by the model before" in page and "between seeds" not in page
+    assert page.count("<polyline") == 4 and "never saw them" not in page.partition("Course</h2>")[2].partition("<h2")[0]
+    heads = re.findall(r'<th scope="col"[^>]*>(.*?)</th>', page)
+    nulls = ["Null", "p<small>corrected</small>"]  # of attacks with held-out rows
+    assert [one for one in heads if one in nulls] == (nulls if tier == "E3" else [])
+    assert "Gap" not in heads and "reference" not in heads and page.count("<td>Untestable</td>") == len(IDS)
+    for head, body in re.findall(r"<thead>(.*?)</thead>(.*?)</tbody>", page, re.DOTALL):
+        for row in re.findall(r"<tr>(.*?)</tr>", body, re.DOTALL):
+            assert len(re.findall(r"<t[hd][ >]", row)) == len(re.findall(r"<t[hd][ >]", head))

@@ -313,14 +313,12 @@ def test_a_log_serves_as_reference_in_place_of_the_model_it_is_of(another, tmp_p
 def test_one_retrained_model_cannot_show_anything(world):
     found = world.judge(world.retrained[3], seeds=1)
     assert found.verdicts.worst == "UNTESTABLE"
-    assert found.klom is None and not found.gaps and not found.forget_quality_null
+    assert found.klom is None and not found.gaps and not found.forget_quality_null and found.tier == "E2"
 
 
-def test_wrong_options_are_told_at_once(world):
+def test_wrong_options_are_told_at_once():
     with pytest.raises(ValueError, match=r"tolerance .* quantise .* relearn_steps .* retain_drop"):
         AssessmentOptions(tolerance=0, quantise=(16,), relearn_steps=-1, retain_drop=2)
-    with pytest.raises(ValueError, match="at least one model retrained"):
-        assess(world.before, world.before, [], world.records, OPTIONS)
 
 
 def test_a_classifier_is_judged_by_its_losses(tmp_path):
