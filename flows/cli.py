@@ -203,7 +203,7 @@ def _index(tokens: list[str]) -> int:
 
         parser = config_parser(name, INDEX_COMMANDS[command], IndexConfig, rest)
     if command not in ("info", "verify", "compact"):
-        text = "of the curvature's sums, such as 500MB; less means more passes over the index [1 GB]"
+        text = "of the sums for projections and curvature, such as 500MB; less means more passes [1 GB]"
         parser.add_argument("--memory-limit", metavar="SIZE", help=text)
     if command == "purge":
         parser.add_argument("--ids", metavar="ID", nargs="+", help="ids of the rows to remove")

@@ -152,7 +152,8 @@ class IndexSection(Section):
     memory_limit: ByteSize = Field(
         default=ByteSize(2**30),
         gt=0,
-        description='Bytes, or a text such as "500 MB", that the sums of the curvature may take at once; less means more passes.',
+        description='Bytes, or a text such as "500 MB", that sums for projections and curvature may take at once; less means '
+        "more passes.",
     )
     workers: int | None = Field(
         default=None,

@@ -133,7 +133,8 @@ class WorkOptions:
     bucket: int
     """Batches of padded texts sorted by length together (`lorif_core.bucketing`); 1 = none."""
     memory_limit: int
-    """Bytes of the sums a pass over the index may hold; less means more passes (`lorif_core.curvature`)."""
+    """Bytes of the sums a pass may hold: over the index for its curvature (`lorif_core.curvature`), over a sample of the examples
+    for measured projections (`lorif_core.measured`). Less means more passes."""
 
     def problems(self) -> list[str]:
         """Every option that is out of its range, one sentence each."""
