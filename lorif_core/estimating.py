@@ -107,7 +107,7 @@ def estimate(build: Build, curvature: CurvatureOptions) -> Estimate:
     sampled = len(passes) * min(examples, sample_size(options, seen))
     size = row_bytes(layers, options.bits)
     fitted = [] if options.projection in PRECONDITIONED else layers
-    whole = whole_layers(fitted, examples, curvature)
+    whole = whole_layers(fitted, examples, curvature, memory_limit)
     sums = max((_curvature_bytes(layer, examples, curvature, memory_limit) for layer in fitted), default=0)
     kept = sum(_kept_bytes(x, examples, curvature, memory_limit) for x in fitted if x.name not in whole)
     return Estimate(

@@ -128,7 +128,7 @@ class CurvatureOptions:
 
 @dataclass(frozen=True)
 class WorkOptions:
-    """How the work is done, which changes no score."""
+    """How the work is done: no score changes by more than rounding, unless memory is too short for an exact curvature."""
 
     bucket: int
     """Batches of padded texts sorted by length together (`lorif_core.bucketing`); 1 = none."""
