@@ -69,6 +69,8 @@ def test_append_adds_what_the_data_has_more(
     said = capsys.readouterr().out
     assert "20 rows added to the index of now 80" in said
     assert "1 rows of the index are not in the data (first: customer-30)" in said
+    (log,) = (tmp_path / "workspace" / "stages").glob("append-*/log.txt")
+    assert "INFO lorif_core.addition: appended 20 examples" in log.read_text()
     assert FactorStore.open(index).ids() == [f"customer-{i}" for i in range(20, 100)]
     assert verify(index) == []
     assert main([*command, *given]) == 0
