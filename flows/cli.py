@@ -197,13 +197,13 @@ def _index(tokens: list[str]) -> int:
     if command in ("info", "verify", "purge", "compact", "refit"):
         parser = Parser(name, description=INDEX_COMMANDS[command])
         parser.add_argument("path", metavar="INDEX", help="folder of the index, or a URL such as s3://bucket/index")
-        parser.add_argument("--json", action="store_true", help="print JSON")
     else:
         from flows.schema import IndexConfig
 
         parser = config_parser(name, INDEX_COMMANDS[command], IndexConfig, rest)
+    parser.add_argument("--json", action="store_true", help="print JSON")
     if command not in ("info", "verify", "compact"):
-        text = "of the curvature's sums, such as 500MB; less means more passes over the index [1 GB]"
+        text = "of the sums for projections and curvature, such as 500MB; less means more passes [1 GB]"
         parser.add_argument("--memory-limit", metavar="SIZE", help=text)
     if command == "purge":
         parser.add_argument("--ids", metavar="ID", nargs="+", help="ids of the rows to remove")
@@ -215,7 +215,6 @@ def _index(tokens: list[str]) -> int:
         parser.add_argument("--rows", metavar="ROWS", default="0", help="validation rows, as 3 or 0,5,9 [0]")
         parser.add_argument("--top", metavar="K", type=int, default=10, help="training rows shown for each [10]")
         parser.add_argument("--opponents", action="store_true", help="show the strongest opponents, not supporters")
-        parser.add_argument("--json", action="store_true", help="print JSON")
     return guarded(parser, rest, run)
 
 

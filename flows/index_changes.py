@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from flows.errors import ConfigError
-from flows.index_jobs import existing, no_more, read_config, resolver, store_errors, whole_name
+from flows.index_jobs import existing, no_more, print_json, read_config, resolver, store_errors, whole_name
 from flows.modelling import ModelRun
 from flows.schema import IndexSection
 from flows.screen import Screen
@@ -36,6 +35,9 @@ def append(options: argparse.Namespace, tokens: list[str]) -> int:
         named = config.model_dump(mode="json", include={"name", "data", "model", "root"})
         done = run.run("append", named, keep=False, checkpoint=str(checkpoint), index_path=str(path))
     values = done.values
+    if options.json:
+        print_json({"path": whole_name(path), **values})
+        return 0
     lines = [f"{values['added']:,} rows added to the index of now {values['rows']:,}: {path}"]
     if values["gone"]:
         some = ", ".join(map(str, values["gone_ids"]))
@@ -100,7 +102,7 @@ def _changed(
         screen.end("done")
         notes = _kept_note(path) + _drift_note(_drift(path), path)
     if options.json:
-        print(json.dumps({"path": whole_name(path), **found}, indent=2, ensure_ascii=False))
+        print_json({"path": whole_name(path), **found})
     else:
         _tell(lines + notes)
     return 0

@@ -36,17 +36,24 @@ def build(options: argparse.Namespace, tokens: list[str]) -> int:
         else:
             index = run.index(run.model())
     if options.estimate:
-        _show_estimate(expected)
+        print_json(expected) if options.json else _show_estimate(expected)
         return 0
-    console = Console()
     values = index.values
-    console.print(
+    if options.json:
+        print_json({"path": whole_name(index_of(index)), **values})
+        return 0
+    Console().print(
         f"Index of {values['rows']:,} rows, {values['bytes_per_row']:,} bytes a row, "
         f"{100 * values['coverage']:.1f} % of the parameters: {index_of(index)}",
         highlight=False,
         soft_wrap=True,
     )
     return 0
+
+
+def print_json(value: Any) -> None:
+    """What `--json` asks for, on standard output."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def _show_estimate(expected: dict[str, Any]) -> None:
@@ -92,7 +99,7 @@ def query(options: argparse.Namespace, tokens: list[str]) -> int:
             largest=not options.opponents,
         )
     if options.json:
-        print(json.dumps(found.values["queries"], indent=2, ensure_ascii=False))
+        print_json(found.values["queries"])
         return 0
     console = Console()
     for entry in found.values["queries"]:
@@ -132,7 +139,7 @@ def info(options: argparse.Namespace, tokens: list[str]) -> int:
         "purged_rows": manifest.purged,
     }
     if options.json:
-        print(json.dumps(facts, indent=2, ensure_ascii=False))
+        print_json(facts)
         return 0
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
@@ -161,7 +168,7 @@ def verify(options: argparse.Namespace, tokens: list[str]) -> int:
         problems = lorif_core.verify(path, progress=lambda done, total: screen.progress("files", done, total))
         screen.end(f"problems: {len(problems)}" if problems else "every file is as it was written")
     if options.json:
-        print(json.dumps({"path": whole_name(path), "problems": problems}, indent=2))
+        print_json({"path": whole_name(path), "problems": problems})
     else:
         for problem in problems:
             print(problem)

@@ -18,7 +18,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from flows.stage import INTERRUPTED, Events, message_of
+from flows.stage import INTERRUPTED, Events, keep_log, message_of
 
 
 def main() -> int:
@@ -27,6 +27,7 @@ def main() -> int:
     threading.Thread(target=_end_with_parent, args=(not one,), daemon=True).start()
     events = Events(os.fdopen(os.dup(1), "w", encoding="utf-8"), silent=False)
     os.dup2(2, 1)
+    keep_log()
     job = json.loads(Path(file).read_text(encoding="utf-8"))
     for place in (job["here"], job["arguments"]["root"]):
         if place not in sys.path:

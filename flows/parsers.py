@@ -84,6 +84,8 @@ def guarded(parser: Parser, tokens: list[str], run: Callable[[argparse.Namespace
         print(f"error: {error}", file=sys.stderr)
         print(f"Go on from here with: {options.command}", file=sys.stderr)
         return FAILED
+    except BrokenPipeError:  # whoever read the output is gone: nothing failed
+        raise
     except OSError as error:
         place = f": {error.filename}" if error.filename else ""
         print(f"error: {error.strerror or error}{place}", file=sys.stderr)

@@ -115,12 +115,13 @@ class IndexSection(Section):
         "model and these data, and made with the options given beside it.",
     )
     projection: Literal["pca", "rademacher", "identity", "whitened", "kfac", "kfac_true"] = Field(
-        default="pca", description="Two-sided projection of each layer's gradient."
+        default="pca",
+        description="Two-sided projection of each layer's gradient; rademacher and identity cost no pass over a sample.",
     )
     projection_factor: float = Field(
         default=4, ge=1, description="How many times a layer's input and output sides shrink."
     )
-    factor_rank: int = Field(default=1, ge=1, description="Rank kept of one row's gradient in one layer.")
+    factor_rank: int = Field(default=1, ge=1, description="Rank kept of a row's gradient in a layer; bytes grow as it.")
     curvature_rank: PositiveInt | Literal["auto"] = Field(
         default="auto",
         description="Rank of the truncated SVD of the stacked gradients; auto: 256, or all of them where that is cheaper.",
@@ -152,7 +153,7 @@ class IndexSection(Section):
     memory_limit: ByteSize = Field(
         default=ByteSize(2**30),
         gt=0,
-        description='Bytes, or a text such as "500 MB", that the sums of the curvature may take at once; less means more passes.',
+        description='Bytes, or a text as "500 MB", that sums for projections and curvature may take; less means more passes.',
     )
     workers: int | None = Field(
         default=None,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import queue
 import signal
@@ -23,6 +24,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 INTERRUPTED = 130
+PACKAGES = ("lorif_core", "curation", "flows")
+"""Whose own words are kept."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     events = Events(os.fdopen(os.dup(1), "w", encoding="utf-8"), silent=os.environ.get("LOCAL_RANK", "0") != "0")
     os.dup2(2, 1)
+    keep_log()
     try:
         if arguments:
             return _run(Path(arguments[0]), events)
@@ -46,6 +50,16 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0
+
+
+def keep_log() -> None:
+    """Write to standard error, and so to the job's log file, what the engine chose, how often it read, how long it took."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for package in PACKAGES:
+        logger = logging.getLogger(package)
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
 
 
 class Events:

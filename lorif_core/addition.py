@@ -35,8 +35,6 @@ class Append:
     """One call of `append`: `build` says with which model, examples and ids, and to which index."""
 
     build: Build
-    memory_limit: int
-    """Bytes of the sums a pass over the index may hold, where curvature is fitted anew."""
 
     def run(self) -> Manifest:
         """Add every example of the loader, continuing what an earlier, interrupted call began.
@@ -145,7 +143,7 @@ class Append:
             added=True,
             device=device,
             progress=self.build.progress,
-            memory_limit=self.memory_limit,
+            memory_limit=self.build.memory_limit,
         )
         if found is None:
             return after.with_file("curvature", None).with_(curvature=None)

@@ -81,7 +81,7 @@ def fit_curvature(
     layers = [layer for _, layer in numbered]
     found: dict[str, LayerInverse] = {}
     sums: list[Sum] = []
-    whole = whole_layers(store.manifest.layers, len(store), options)
+    whole = whole_layers(store.manifest.layers, len(store), options, memory_limit)
     for number, layer in numbered:
         if layer.name in whole:
             progress("curvature", len(found), len(layers))
@@ -116,15 +116,16 @@ def is_dual(layer: LayerEntry, examples: int, memory_limit: int) -> bool:
     return examples < layer.size and examples <= GRAM_SIDE and DUAL_BYTES * examples**2 <= memory_limit
 
 
-def whole_layers(layers: Sequence[LayerEntry], examples: int, options: CurvatureOptions) -> set[str]:
+def whole_layers(layers: Sequence[LayerEntry], examples: int, options: CurvatureOptions, memory_limit: int) -> set[str]:
     """The layers whose inverse has every direction, as a `KernelInverse`: all that may have one, or none.
 
     A layer may where rank r leaves none of its N < D directions out, or is left to the engine, and where two of its rows are
-    quickly multiplied; all do where their factors fit in `KERNEL_BYTES`.
+    quickly multiplied; all do where their factors fit in `KERNEL_BYTES`, and in the limit with what the last is made in.
     """
     every = options.curvature_rank == AUTO or options.rank >= examples
     found = {x.name for x in layers if examples < x.size and max(x.rank, 1) * x.numbers <= KERNEL_NUMBERS}
-    return found if every and len(found) * 8 * examples**2 <= KERNEL_BYTES else set()
+    factors, made_in = len(found) * 8 * examples**2, DUAL_BYTES * examples**2
+    return found if every and factors <= KERNEL_BYTES and factors + made_in <= memory_limit else set()
 
 
 def kernel_inverses(store: FactorStore, damping: dict[str, float], device: torch.device) -> dict[str, LayerInverse]:

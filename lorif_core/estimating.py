@@ -26,9 +26,10 @@ from lorif_core.curvature import (
 )
 from lorif_core.gradients import GradientPlan, device_of
 from lorif_core.index import Build, planned, shapes_of
-from lorif_core.layers import Layer, OneHotRule
 from lorif_core.loaders import check_loader, examples_of
 from lorif_core.manifest import LayerEntry, sizes_of
+from lorif_core.measured import MEASURED, groups, sample_size
+from lorif_core.moments import moment_bytes
 from lorif_core.objectives import batch_rows
 from lorif_core.options import EXACT_SIDE, CurvatureOptions
 from lorif_core.passes import Gram, RandomizedSVD
@@ -57,7 +58,7 @@ class Estimate:
     bytes: int
     """On disk: the rows, the projections where they are kept, and the curvature."""
     index_seconds: float
-    """Forward and backward passes, projecting and factoring."""
+    """Forward and backward passes, projecting and factoring; those over a sample for measured projections are counted alike."""
     curvature_seconds: float
     memory: int
     """Bytes above the model and its activations: the shard being filled and written, projections, the curvature's sums."""
@@ -65,18 +66,18 @@ class Estimate:
     """Why the options are what they are, where `bytes_per_example` planned them."""
 
 
-def estimate(build: Build, curvature: CurvatureOptions, memory_limit: int) -> Estimate:
+def estimate(build: Build, curvature: CurvatureOptions) -> Estimate:
     """What `build` and the curvature after it will take; nothing is written, the model is left as it was.
 
     Args:
         build: as for `fit`; its path is not looked at.
         curvature: rank of what follows.
-        memory_limit: bytes of the curvature's sums.
 
     Raises:
         ValueError: the loader shuffles or does not say how many examples it has, a layer cannot be attributed, no plan fits.
         StoreError: the loader is empty.
     """
+    memory_limit = build.memory_limit
     check_loader(build.loader)
     examples = examples_of(build.loader)
     if examples is None:
@@ -100,11 +101,13 @@ def estimate(build: Build, curvature: CurvatureOptions, memory_limit: int) -> Es
         plan = GradientPlan(attributed, sides, seen.shared, seen.modified)
         seconds = _seconds_per_example(replace(build, options=options), plan, layers)
     matrices = 4 * sum(matrix.numel() for matrix in sides.tensors().values())
-    measured = options.projection not in ("identity", "rademacher")
-    moments = sum(_moment_bytes(layer) for layer in attributed) if measured else 0
+    measured = options.projection in MEASURED
+    passes = groups(attributed, memory_limit) if measured else []
+    moments = max((sum(map(moment_bytes, group)) for group in passes), default=0)
+    sampled = len(passes) * min(examples, sample_size(options, seen))
     size = row_bytes(layers, options.bits)
     fitted = [] if options.projection in PRECONDITIONED else layers
-    whole = whole_layers(fitted, examples, curvature)
+    whole = whole_layers(fitted, examples, curvature, memory_limit)
     sums = max((_curvature_bytes(layer, examples, curvature, memory_limit) for layer in fitted), default=0)
     kept = sum(_kept_bytes(x, examples, curvature, memory_limit) for x in fitted if x.name not in whole)
     return Estimate(
@@ -112,7 +115,7 @@ def estimate(build: Build, curvature: CurvatureOptions, memory_limit: int) -> Es
         len(layers),
         size,
         size * examples + (matrices if measured else 0) + kept,
-        seconds * examples,
+        seconds * (examples + sampled),
         sum(_curvature_flops(x, examples, curvature, memory_limit, x.name in whole) for x in fitted)
         / _matrix_rate(device),
         matrices
@@ -136,12 +139,6 @@ def _seconds_per_example(build: Build, plan: GradientPlan, layers: list[LayerEnt
             float(made.losses.sum())  # waits for the device
             rows += batch_rows(window.batch) if number else 0
     return (time.perf_counter() - begin) / rows
-
-
-def _moment_bytes(layer: Layer) -> int:
-    """Of one layer's second moments; of ids their counts."""
-    inputs = layer.rows if isinstance(layer.rule, OneHotRule) else layer.rows**2
-    return 8 * (inputs + layer.columns**2)
 
 
 def _gram(layer: LayerEntry, examples: int, memory_limit: int) -> bool:

@@ -10,11 +10,9 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from lorif_core import projections as kinds
@@ -29,7 +27,7 @@ from lorif_core.gradients import PROJECTION, GradientPlan, device_of, read_plan
 from lorif_core.layers import OneHotRule, PositionRule
 from lorif_core.loaders import check_loader, counted, examples_of
 from lorif_core.manifest import MANIFEST, SHARDS, Manifest, read_manifest, sizes_of
-from lorif_core.moments import positions_wanted, second_moments
+from lorif_core.measured import measured
 from lorif_core.objectives import Batch, Objective, batch_rows, describe, select_rows
 from lorif_core.options import PLANNED, IndexOptions, differences
 from lorif_core.planning import Shape, entries, plan
@@ -40,7 +38,6 @@ from lorif_core.remote import publish
 from lorif_core.revisions import refuse_pending, sweep
 from lorif_core.rows import IndexRows, made_of
 from lorif_core.store import FactorStore, Ids, check_ids, check_rows, not_comparable, shard_rows
-from lorif_core.whitening import POSITIONS, POSITIONS_A_SIDE, WHITENED, kfac
 from lorif_core.writer import StoreWriter
 
 log = logging.getLogger(__name__)
@@ -76,6 +73,8 @@ class Build:
     progress: Progress
     bucket: int
     """Batches of padded texts sorted by length together (`lorif_core.bucketing`)."""
+    memory_limit: int
+    """Bytes of the sums held at once: of moments, and of a curvature that is fitted anew."""
     part: Part | None = None
     """Which rows of the index at `part.head` are built at `path`; None = all."""
 
@@ -204,32 +203,21 @@ class Build:
             )
 
     def _projections(self, options: IndexOptions, seen: Probe, sizes: Sizes) -> Projections:
-        layers, device = seen.coverage.layers, device_of(self.model)
+        layers = seen.coverage.layers
         if options.projection == "identity":
             return kinds.identity(layers)
         if options.projection == "rademacher":
             return kinds.rademacher(layers, sizes, options.seed)
-        whitening = options.projection in WHITENED
-        sample = (POSITIONS, POSITIONS_A_SIDE) if whitening else (kinds.PCA_POSITIONS, kinds.PCA_POSITIONS_A_SIDE)
-        loss: Loss = self.objective.loss
-        if options.projection == "kfac":
-            loss = partial(self.objective.sampled_loss, generator=torch.Generator(device).manual_seed(options.seed))
-        moments = second_moments(
+        return measured(
             self.model,
-            layers,
-            self._precise(loss),
+            self.objective,
+            options,
+            seen,
+            sizes,
             self.loader,
-            positions=positions_wanted(layers, *sample),
-            positions_per_example=min(
-                (seen.positions[x.name] for x in layers if isinstance(x.rule, PositionRule)), default=1
-            ),
-            shared=seen.shared,
-            device=device,
-            progress=lambda done: self.progress("projection", done, None),
+            self.memory_limit,
+            lambda done: self.progress("projection", done, None),
         )
-        if whitening:
-            return kfac(layers, moments, options.projection, sizes)
-        return kinds.pca(layers, moments, sizes)
 
     def index_rows(self, writer: StoreWriter, plan: GradientPlan, first: int) -> int:
         """Write the loader's examples, which are rows `first` and on of the index; finished ones are only compared.

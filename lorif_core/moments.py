@@ -5,7 +5,7 @@ Axes: B examples of a batch, T positions, a / b input and output side of a layer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,8 @@ class Moments:
     Of layers of which only the whole gradient is known, `in` is the sum of G G^T and `out` of G^T G.
     """
 
+    names: Collection[str]
+    """The layers; of others nothing is summed."""
     sums: dict[str, Tensor] = field(default_factory=dict)
     positions: dict[str, int] = field(default_factory=dict)
     """Positions that the sums of a layer are over; 0 of those of whole gradients."""
@@ -35,6 +37,8 @@ class Moments:
 
     def on_input(self, layer: Layer, x: Tensor) -> Tensor:
         """Add one call's inputs."""
+        if layer.name not in self.names:
+            return x[:0]
         if isinstance(layer.rule, WholeRule):
             return layer.rule.keep(layer.module, x)
         rows = self._unpadded(x) if isinstance(layer.rule, LinearRule | OneHotRule) else x
@@ -43,6 +47,8 @@ class Moments:
 
     def on_gradient(self, layer: Layer, kept: Tensor, dy: Tensor) -> None:
         """Add one call's output gradients."""
+        if layer.name not in self.names:
+            return
         if isinstance(layer.rule, WholeRule):
             whole = layer.rule.matrix(layer.module, kept, dy)  # [B, a, b]
             self._add(f"in.{layer.name}", (whole @ whole.mT).sum(0))
@@ -61,18 +67,20 @@ class Moments:
         return rows[self.mask != 0]
 
     def _add(self, name: str, moment: Tensor) -> None:
-        previous = self.sums.get(name)
-        self.sums[name] = moment.double() if previous is None else previous + moment
+        if name in self.sums:
+            self.sums[name] += moment
+        else:
+            self.sums[name] = moment.double()
 
 
 def second_moments(
     model: nn.Module,
     layers: Sequence[Layer],
+    names: Collection[str],
     loss: Loss,
     loader: Iterable[Any],
     *,
-    positions: int,
-    positions_per_example: int,
+    examples: int,
     shared: Shared,
     device: torch.device,
     progress: Callable[[int], None],
@@ -81,11 +89,11 @@ def second_moments(
 
     Args:
         model: the model, already frozen.
-        layers: whose moments.
+        layers: every attributed one: all are differentiated, so that nothing depends on `names`.
+        names: the layers whose moments are summed.
         loss: per-example loss [B].
         loader: batches of training examples.
-        positions: how many to use at least, where there are as many.
-        positions_per_example: the fewest one example gives any layer.
+        examples: how many to use at least, where there are as many.
         shared: layers that run once for a whole batch.
         device: where the model is.
         progress: told the examples used so far.
@@ -93,8 +101,8 @@ def second_moments(
     Raises:
         ValueError: a second moment is not finite.
     """
-    moments, examples = Moments(), examples_of(loader)
-    step = max(1, examples // -(-positions // positions_per_example)) if examples else 1
+    moments, there = Moments(names), examples_of(loader)
+    step = max(1, there // examples) if there else 1
     with tapped(model, layers, moments.on_input, moments.on_gradient, shared) as tape:
         for batch in sampled(loader, step):
             batch = to_device(batch, device)
@@ -108,6 +116,12 @@ def second_moments(
             f"inputs or gradients of layers {bad} are not finite: check the model's weights and the training data"
         )
     return moments
+
+
+def moment_bytes(layer: Layer) -> int:
+    """Of a layer's sums; of ids their counts."""
+    inputs = layer.rows if isinstance(layer.rule, OneHotRule) else layer.rows**2
+    return 8 * (inputs + layer.columns**2)
 
 
 def positions_wanted(layers: Sequence[Layer], least: int, a_side: int) -> int:

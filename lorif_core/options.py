@@ -26,21 +26,26 @@ DampingRule = Literal["mean_norm", "trace", "paper", "absolute"]
 
 @dataclass(frozen=True)
 class IndexOptions:
-    """What is stored of each example. A change of any of these needs another index."""
+    """What is stored of each example, and what it costs. A change of any of these needs another index."""
 
     projection: Projection = "pca"
     """identity: P = I; rademacher: random signs / sqrt(d); pca: top eigenvectors of input and output-gradient moments;
     whitened: those, whitened; kfac: whitened by moments of sampled labels, so that scores are plain dot products and the
-    curvature's options have no effect; kfac_true: the same, of true labels (`lorif_core.whitening`)."""
+    curvature's options have no effect; kfac_true: the same, of true labels (`lorif_core.whitening`). pca costs a pass over a
+    sample (2 positions for each unit of the widest side, 2,048 at least) and some eigenvectors a side, those that whiten
+    eight times as many positions or more; identity and rademacher cost neither."""
     projection_factor: float = 4
-    """f: a side n becomes max(1, n // f), sides of at most 16 stay whole. No effect with `identity`."""
+    """f: a side n becomes max(1, n // f), sides of at most 16 stay whole. No effect with `identity`. Bytes of factors fall as
+    1 / f, those of whole gradients as 1 / f^2, and so does D, with which the curvature's time grows."""
     factor_rank: int = 1
-    """c: rank of one example's stored layer gradient; more than a layer has means all of it."""
+    """c: rank of one example's stored layer gradient; more than a layer has means all of it. Bytes, and a query's time, grow
+    as c; of vectors (T = 1) one is all there is."""
     storage: Storage = "factors"
     """factors: rank-c factors U [d1, c], V [d2, c] of the projected gradient, the gradient itself where that is no larger;
     dense: the gradient itself [d1, d2], exact factors where they are smaller (one vector an example)."""
     bits: Bits = 16
-    """Bits of a stored number: 32 = float32, 16 = bfloat16, 8, 4, 2 or 1 = codes with a scale an example and factor."""
+    """Bits of a stored number: 32 = float32, 16 = bfloat16, 8, 4, 2 or 1 = codes with a scale an example and factor. A query
+    over coded factors takes about as long as over 16 bits (`python -m tests.benchmarks.scale`)."""
     bytes_per_example: int | None = None
     """Bytes an example may take in full shards, their headers included: plans the four options `PLANNED` names, f then
     with sides d1, d2 as even as can be (`lorif_core.planning`)."""
@@ -94,10 +99,11 @@ class CurvatureOptions:
     curvature_rank: int | Literal["auto"] = AUTO
     """r: directions of the truncated SVD of a layer's stacked gradients; more than there are means all; 0 = none. "auto":
     256, but all where these cost no more to find: up to `EXACT_SIDE`, and in layers with more numbers than the index has
-    examples, where these are few enough (`lorif_core.curvature.whole_layers`)."""
+    examples, where these are few enough (`lorif_core.curvature.whole_layers`). A row costs at most 2 D^2 in the one pass that sums
+    Gram matrices, about 4 D r in each of the five of a randomized SVD."""
     damping: float | Literal["auto"] = 0.5
     """Multiplier of the rule below, or lambda itself with `absolute`; "auto": each layer's lambda is chosen from the index
-    alone (`lorif_core.damping`), whatever the rule."""
+    alone (`lorif_core.damping`), whatever the rule, for one more reading of it; appends and purges then fit anew."""
     damping_rule: DampingRule = "mean_norm"
     """lambda of a layer = damping times: mean_norm: trace(GtG)/N; trace: trace(GtG)/D; paper: the mean of the r+p largest
     squared singular values; absolute: 1."""
@@ -128,12 +134,13 @@ class CurvatureOptions:
 
 @dataclass(frozen=True)
 class WorkOptions:
-    """How the work is done, which changes no score."""
+    """How the work is done: no score changes by more than rounding, unless memory is too short for an exact curvature."""
 
     bucket: int
-    """Batches of padded texts sorted by length together (`lorif_core.bucketing`); 1 = none."""
+    """Batches of padded texts sorted by length together (`lorif_core.bucketing`); 1 = none. That many are held."""
     memory_limit: int
-    """Bytes of the sums a pass over the index may hold; less means more passes (`lorif_core.curvature`)."""
+    """Bytes of the sums a pass may hold: over the index for its curvature (`lorif_core.curvature`), over a sample of the examples
+    for measured projections (`lorif_core.measured`). Less means more passes."""
 
     def problems(self) -> list[str]:
         """Every option that is out of its range, one sentence each."""

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lorif_core.attributors.lorif import LoRIF
-from lorif_core.inverse import DualInverse
+from lorif_core.inverse import FromProducts
 from lorif_core.ranks import on_all_ranks
 from lorif_core.scoring import self_influence
 from lorif_core.store import FactorStore
@@ -47,10 +47,10 @@ def self_influence_of_share(attributor: LoRIF, worker: int, workers: int) -> Ten
     if not manifest.shards:
         return torch.empty(0)
     rows = slice(shards[first].start, shards[first].start + manifest.examples)
-    streamed = {name: one for name, one in inverses.items() if not isinstance(one, DualInverse)}
+    streamed = {name: one for name, one in inverses.items() if not isinstance(one, FromProducts)}
     own = FactorStore(store.path, manifest, store.trust)
     total = self_influence(own, streamed, attributor.device, lambda done: None)
     for inverse in inverses.values():
-        if isinstance(inverse, DualInverse):  # of all examples, as few as they are
+        if isinstance(inverse, FromProducts):  # of all examples, as few as they are
             total += inverse.self_influence()[rows].cpu()
     return total

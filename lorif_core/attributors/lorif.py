@@ -108,7 +108,7 @@ class LoRIF(Maintained):
             seed: of projections, power iteration and randomized SVD.
             strict: refuse a model with layers that cannot be attributed.
             bucket: batches of padded texts sorted by length together (`lorif_core.bucketing`); 1 = none. Scores are the same.
-            memory_limit: bytes of the sums a pass over the index may hold; less means more passes (`lorif_core.curvature`).
+            memory_limit: bytes of the sums a pass may hold; less means more passes (`lorif_core.options`).
             progress: called with (what, rows done, rows in all or None).
 
         Raises:
@@ -178,8 +178,8 @@ class LoRIF(Maintained):
 
     def build(self, loader: Iterable[Batch], path: str | Path, ids: Ids | None = None) -> Build:
         """The making of the index at `path`, for `lorif_core.parallel`; arguments as of `fit`. Nothing is computed yet."""
-        folder = checkout(path)
-        return Build(self.model, self.objective, self.options, loader, folder, ids, self._progress, self.bucket)
+        work = self._progress, self.bucket, self._memory_limit
+        return Build(self.model, self.objective, self.options, loader, checkout(path), ids, *work)
 
     def finish(self, folder: Path) -> None:
         """Take the whole index in `folder` and the curvature kept there, or fit what is missing: the last step of a build."""

@@ -77,7 +77,7 @@ class Maintained(Attributor):
         Raises:
             ValueError: the loader shuffles or does not say how many examples it has, a layer cannot be attributed.
         """
-        return estimate(self.build(loader, "."), self.curvature_options, self._memory_limit)
+        return estimate(self.build(loader, "."), self.curvature_options)
 
     def append(self, loader: Iterable[Batch], ids: Ids | None = None) -> Self:
         """Add examples to the index, after those it has; continues what an interrupted call left.
@@ -97,7 +97,7 @@ class Maintained(Attributor):
             ValueError: the loader shuffles, or a loss or gradient is not finite.
         """
         path = self.store.path
-        Append(self.build(loader, path, ids), self._memory_limit).run()
+        Append(self.build(loader, path, ids)).run()
         return self._reopened()
 
     def purge(self, ids: Sequence[str] | Sequence[int], *, refit: bool = False) -> Purged:

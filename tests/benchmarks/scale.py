@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
-from lorif_core import integrity, kernels, scoring
+from lorif_core import Classification, LoRIF, integrity, kernels, scoring
 from lorif_core.curvature import fit_curvature
 from lorif_core.inverse import PrimalInverse
 from lorif_core.manifest import ShardEntry
@@ -33,7 +34,7 @@ from lorif_core.options import CurvatureOptions, Storage
 from lorif_core.scoring import Queries, all_scores, top_k
 from lorif_core.store import FactorStore
 from lorif_core.threads import workers
-from tests.benchmarks.synthetic import write
+from tests.benchmarks.synthetic import FACTOR, Network, write
 from tests.benchmarks.table import Row, show
 
 THREADS = 2
@@ -54,6 +55,8 @@ PRODUCT_FLOPS = 4 * 2 * SIDE**3
 CURVATURE_EXAMPLES = 100_000
 CURVATURE_SHARE = 5
 """Of the index, for the curvature's peak memory: a fit of all of it takes minutes."""
+FIT_EXAMPLES = 40
+"""For the peak memory of indexing, with a network of these layers."""
 
 
 class Seconds(NamedTuple):
@@ -255,10 +258,17 @@ def curvature(store: FactorStore) -> Row:
 
 def memory(store: FactorStore) -> list[Row]:
     """Peak memory above what a process with everything imported has, each call in a process of its own."""
+    calls = {
+        "top_k": len(store),
+        "64 queries": len(store),
+        "score": len(store),
+        "curvature": len(store) // CURVATURE_SHARE,
+        "fit": FIT_EXAMPLES,
+    }
     rows = []
-    for call, share in (("top_k", 1), ("64 queries", 1), ("score", 1), ("curvature", CURVATURE_SHARE)):
+    for call, most in calls.items():
         figures: dict[str, float | int | str | None] = {}
-        for size, examples in (("a tenth", len(store) // share // 10), ("all", len(store) // share)):
+        for size, examples in (("a tenth", most // 10), ("all", most)):
             command = [sys.executable, "-m", "tests.benchmarks.scale", "--peak", call]
             command += ["--folder", str(store.path), "--examples", str(examples)]
             found = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -267,14 +277,27 @@ def memory(store: FactorStore) -> list[Row]:
     return rows
 
 
-def peak(store: FactorStore, call: str) -> float:
-    """MB by which a call raises this process's peak memory."""
+def peak(folder: Path, examples: int, call: str) -> float:
+    """MB by which a call raises this process's peak memory; that of `fit` above its model's."""
     multiply()
+    if call == "fit":
+        return fit_peak(examples)
+    store = part(FactorStore.open(folder), examples)
     before = _status("VmRSS")
     if call == "curvature":
         fit_curvature(store, CurvatureOptions(), CPU, lambda stage, done, total: None)
     else:
         query(store, 64 if call == "64 queries" else 1, "score" if call == "score" else "top_k")
+    return (_status("VmHWM") - before) / 1e3
+
+
+def fit_peak(examples: int) -> float:
+    """MB above the model of indexing as many examples of two vectors with it."""
+    model = Network()
+    rows = DataLoader(TensorDataset(torch.randn(examples, 2, 768), torch.arange(examples) % 3), batch_size=16)
+    before = _status("VmRSS")
+    with tempfile.TemporaryDirectory() as place:
+        LoRIF(model, Classification(), layers="blocks.*", projection_factor=FACTOR).fit(rows, place)
     return (_status("VmHWM") - before) / 1e3
 
 
@@ -298,7 +321,7 @@ def main(argv: list[str] | None = None) -> list[Row]:
     torch.set_num_threads(THREADS)
     scoring.KERNEL_NUMBERS = 0  # small runs measure what large indexes get
     if args.peak:
-        print(peak(part(FactorStore.open(args.folder), args.examples), args.peak))
+        print(peak(args.folder, args.examples, args.peak))
         return []
     with tempfile.TemporaryDirectory(dir=args.folder) as place:
         store = write(Path(place, "index"), args.examples, args.bits, args.storage)

@@ -1,5 +1,7 @@
 """A synthetic index of GPT-2-small shape, written with the store's own formats: what `tests.benchmarks.scale` measures on.
 
+And a network of its layers, for what only a model shows.
+
 48 layers: 12 x (attention in 768 -> 2304, attention out 768 -> 768, MLP in 768 -> 3072, MLP out 3072 -> 768), f = 64.
 """
 
@@ -8,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lorif_core.codecs import encode, row_bytes
 from lorif_core.manifest import SHARDS, LayerEntry, Manifest, Span
@@ -29,6 +31,24 @@ def layers(storage: Storage) -> list[LayerEntry]:
         for i in range(12)
         for name, (rows, columns) in SIDES.items()
     ]
+
+
+class Network(nn.Module):
+    """The 48 layers one after the other, blocks added to what goes in, and a head of three classes."""
+
+    def __init__(self) -> None:
+        """Random weights."""
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.ModuleList(nn.Linear(*sides) for sides in SIDES.values()) for _ in range(12))
+        self.head = nn.Linear(768, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [B, 3] of vectors [B, T, 768]."""
+        for attention_in, attention_out, mlp_in, mlp_out in self.blocks:  # type: ignore[misc]
+            x = x + attention_out(attention_in(x)[..., :768])
+            x = x + mlp_out(mlp_in(x).relu())
+        logits: Tensor = self.head(x.mean(1))
+        return logits
 
 
 def gradients(layer: LayerEntry, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

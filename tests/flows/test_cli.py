@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ import pytest
 
 from flows import __version__
 from flows.cli import main
+from flows.parsers import Parser, guarded
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "lightning", "prefect", "mlflow", "polars", "numpy", "pydantic")
@@ -100,3 +102,12 @@ def test_an_output_folder_with_foreign_files(
     assert main(["clean", "--config", "clean_digits", "--output-dir", str(out)]) == 2
     assert "holds files of something else (notes.txt)" in capsys.readouterr().err
     assert [path.name for path in out.iterdir()] == ["notes.txt"]
+
+
+def test_a_reader_of_the_output_that_leaves_is_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    def run(options: argparse.Namespace, overrides: list[str]) -> int:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):  # which `main` takes for the end
+        guarded(Parser("curate"), [], run)
+    assert capsys.readouterr().err == ""

@@ -69,10 +69,13 @@ def test_append_adds_what_the_data_has_more(
     said = capsys.readouterr().out
     assert "20 rows added to the index of now 80" in said
     assert "1 rows of the index are not in the data (first: customer-30)" in said
+    (log,) = (tmp_path / "workspace" / "stages").glob("append-*/log.txt")
+    assert "INFO lorif_core.addition: appended 20 examples" in log.read_text()
     assert FactorStore.open(index).ids() == [f"customer-{i}" for i in range(20, 100)]
     assert verify(index) == []
-    assert main([*command, *given]) == 0
-    assert "0 rows added" in capsys.readouterr().out
+    assert main([*command, *given, "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert (again["path"], again["added"], again["rows"], again["gone_ids"]) == (str(index), 0, 80, ["customer-30"])
     assert main([*command, *given[2:]]) == 2
     assert "index.path: name the index to add to" in capsys.readouterr().err
     assert main([*command, *given[:2]]) == 2
@@ -152,6 +155,9 @@ def test_estimate_says_what_a_build_would_take_and_builds_nothing(
     assert main([*command, "--index.bytes_per_example", "90"]) == 0
     said = capsys.readouterr().out
     assert "of 90 bytes an example" in said and "60 rows, " in said and "bytes a row" in said and "of memory" in said
+    assert main([*command, "--json"]) == 0
+    expected = json.loads(capsys.readouterr().out)
+    assert expected["examples"] == 60 and expected["bytes"] > 0 and expected["memory"] > 0
     assert not list(tmp_path.glob("stages/index*")) and not list(tmp_path.glob("stages/train*"))
 
 

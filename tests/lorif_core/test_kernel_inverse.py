@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from lorif_core import Classification, LoRIF, curvature
-from lorif_core.curvature import fit_curvature, kernel_inverses, whole_layers
+from lorif_core.curvature import DUAL_BYTES, MEMORY_LIMIT, fit_curvature, kernel_inverses, whole_layers
 from lorif_core.inverse import DualInverse, KernelInverse, LayerInverse, PrimalInverse
 from lorif_core.options import CurvatureOptions
 from lorif_core.scoring import all_scores, prepared, self_influence
@@ -93,11 +93,16 @@ def test_a_rank_that_is_named_is_the_truncation_it_names(tmp_path: Path, monkeyp
     store = index(tmp_path, 1, 16)
     found = fitted(store, curvature_rank=ROWS - 1)
     assert isinstance(found["layer4"], DualInverse) and found["layer4"].weights.shape == (ROWS, ROWS - 1)
-    entries = store.manifest.layers
-    assert whole_layers(entries, ROWS, CurvatureOptions()) == {"layer0", "layer2", "layer4", "layer1"}
-    assert not whole_layers(entries, 8192, CurvatureOptions())  # three matrices of half a gigabyte
+
+    def chosen(examples: int, memory_limit: int = MEMORY_LIMIT) -> set[str]:
+        return whole_layers(store.manifest.layers, examples, CurvatureOptions(), memory_limit)
+
+    assert chosen(ROWS) == {"layer0", "layer2", "layer4", "layer1"}
+    assert not chosen(8192)  # three matrices of half a gigabyte
+    enough = (4 * 8 + DUAL_BYTES) * ROWS**2
+    assert chosen(ROWS, enough) and not chosen(ROWS, enough - 1)
     monkeypatch.setattr(curvature, "KERNEL_NUMBERS", 50)
-    assert whole_layers(entries, ROWS, CurvatureOptions()) == {"layer0", "layer1", "layer2"}
+    assert chosen(ROWS) == {"layer0", "layer1", "layer2"}
     monkeypatch.setattr(curvature, "KERNEL_BYTES", 0)
     assert isinstance(fitted(store)["layer4"], DualInverse)
 
