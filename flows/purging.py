@@ -27,7 +27,7 @@ from curation.unlearning.searching import Search
 from curation.unlearning.traces import Traces
 from flows import workspace
 from flows.errors import ConfigError
-from flows.files import copy_atomic, digest_file, read_json
+from flows.files import copy_atomic, digest_file, read_json, write_json
 from flows.folder import MANIFEST
 from flows.index_jobs import store_errors
 from flows.modelling import PURGED, checkpoint_of, index_of
@@ -116,6 +116,13 @@ def begin(run: UnlearnRun, found: Checked, said: Evidence) -> Journal:
     copy_atomic(trace.files["retained"], run.folder.path / RETAINED)
     salt, dataset = requests.ledger.salt, requests.dataset
     results = [MODEL, *run.put(records, found.verified, lambda source, target: salted(source, target, salt, dataset))]
+    write_json(
+        run.folder.path / "assessment.json",
+        counted(
+            read_json(found.verified.files["assessment"]),
+            pl.read_parquet(records.files["records"])["position"].to_list(),
+        ),
+    )
     if "tokenizer" in trace.files:
         copy_atomic(trace.files["tokenizer"], run.folder.path / TOKENIZER)
         results.append(TOKENIZER)
@@ -159,6 +166,26 @@ def salted(source: Path, target: Path, salt: Salt, dataset: str) -> None:
     changed += [hashed("content", "content")] if "content" in frame.columns else []
     frame = frame.with_columns(changed).drop("position", strict=False).rename(ids, strict=False)
     write_parquet_atomic(frame, target)
+
+
+def counted(said: Any, positions: Collection[int]) -> Any:
+    """An assessment with the records counted from 0: their positions are their ids where rows are only numbered.
+
+    Args:
+        said: of it, JSON.
+        positions: of the records among the training rows.
+    """
+    if not isinstance(said, dict):
+        return said
+    numbers = {str(position): str(number) for number, position in enumerate(sorted(positions))}
+    found = {}
+    for name, value in said.items():
+        if name == "value_by_index":
+            value = {numbers.get(index, index): entry for index, entry in value.items()}
+        elif name != "holdout" and not name.startswith("retain_"):  # those are of other rows
+            value = counted(value, positions)
+        found[name] = value
+    return found
 
 
 def carry_out(run: EndingRun, journal: Journal) -> Journal:

@@ -12,7 +12,7 @@ from flows.errors import ConfigError
 from flows.files import digest_file, read_json, write_json
 from flows.outputs import RunFolder
 from flows.purge_journal import Journal, forget_closed
-from flows.purging import _others, _tokenizers, check_given
+from flows.purging import _others, _tokenizers, check_given, counted
 from flows.unlearn_schema import UnlearnConfig
 from flows.unlearning import UnlearnRun
 
@@ -67,6 +67,20 @@ def test_mlflow_is_not_told_the_records_by_the_command_line(tmp_path: Path) -> N
     run.command = "curate unlearn --config people --request.ids [ann]"
     run._folder = RunFolder(tmp_path / "run", "d", "output_dir")
     assert run.told_command == f"curate unlearn --config {tmp_path / 'run' / 'config.yaml'}"
+
+
+def test_an_assessment_tells_no_position_of_the_records_and_keeps_those_of_others() -> None:
+    def indexed(*rows: str) -> dict[str, object]:
+        return {"agg_value": 1.5, "value_by_index": {row: {"score": 2.5} for row in rows}}
+
+    panel = {"forget_Q_A_Prob": indexed("7", "30"), "retain_Q_A_Prob": indexed("7", "8"), "privleak": indexed()}
+    panel["mia_loss"] = {"forget": indexed("30", "7"), "holdout": indexed("7", "1")}
+    said = counted({"panels": {"after": panel}, "tests": [{"n": 7}]}, [30, 7])
+    told = {
+        "forget_Q_A_Prob": indexed("0", "1"),
+        "mia_loss": {"forget": indexed("1", "0"), "holdout": indexed("7", "1")},
+    }
+    assert said == {"panels": {"after": panel | told}, "tests": [{"n": 7}]}
 
 
 def test_tokenizers_of_earlier_purges_are_found_and_other_checkpoints_counted(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ class Assessment:
         return self.verdicts.worst
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as plain values; the records to be forgotten go by position, and ids are of rows that stay."""
+        """All of it as plain values but ``collateral``: records go by position, and none by its id."""
         found: dict[str, Any] = plain(
             {
                 "verdict": self.verdict,
@@ -155,7 +155,6 @@ class Assessment:
                 "forget_quality": self.forget_quality,
                 "forget_quality_null": self.forget_quality_null,
                 "klom": self.klom,
-                "collateral": self.collateral,
                 "options": asdict(self.options),
                 "panels": {name: panel.to_json() for name, panel in self.panels.items()},
             }

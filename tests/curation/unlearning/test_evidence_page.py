@@ -30,7 +30,8 @@ def test_the_page_shows_everything_there_is(tmp_path: Path) -> None:
     assert page.count("<polyline") == 5  # two losses, three distributions
     assert "r / (1 + r)" in page and "nats a token" in page
     assert f"<small>{meaning('forget_quality')}</small>" in page and "less than by models that never saw" in page
-    assert "mia_min_k_plus_plus" in page and "person-94" in page and not any(one in page for one in IDS)
+    assert "mia_min_k_plus_plus" in page and page.count('title="') == 10, "records that went and that stay"
+    assert not re.search(r"person-\d", page), "none is named"
     verdicts = re.findall(r"<td>(Over unlearned|Consistent with retrain)</td>", page)
     assert verdicts == ["Over unlearned"] + 4 * ["Consistent with retrain"]
 
