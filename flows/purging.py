@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+import yaml
 from pydantic import TypeAdapter
 
 from curation.data.text_tokens import STANDS_FOR, TOKENIZER, TRAINED
@@ -33,6 +34,7 @@ from flows.index_jobs import store_errors
 from flows.modelling import PURGED, checkpoint_of, index_of
 from flows.publishing import PUBLISHING
 from flows.purge_journal import FOLDER, Journal
+from flows.recorded import CONFIG
 from flows.requests import ledger_of
 from flows.schema import leaves
 from flows.sweeping import Tally, sweep
@@ -241,9 +243,32 @@ def forget(journal: Journal) -> None:
 
 
 def _tokenizers(home: Path, own: Path) -> list[Path]:
-    """The files but ``own`` that purges left for tokenizers: names of records that go later are too short to be found there."""
-    found = (path for path in home.rglob(TOKENIZER) if home / "stages" not in path.parents)
-    return [path for path in found if path.resolve() != own.resolve() and STANDS_FOR in (read_json(path) or {})]
+    """The files but ``own`` that earlier purges left for tokenizers learnt from the same data.
+
+    Names of records that go later are too short to be found there. A file is of other data where it stands for another
+    tokenizer and lies in the folder of a run whose configuration says that it read another file.
+    """
+    stands_for, data = (read_json(own) or {}).get(STANDS_FOR), _data_of(own)
+    found = []
+    for path in home.rglob(TOKENIZER):
+        said = read_json(path) or {}
+        if home / "stages" in path.parents or path.resolve() == own.resolve() or STANDS_FOR not in said:
+            continue
+        if said[STANDS_FOR] == stands_for or _data_of(path) in (None, data):
+            found.append(path)
+    return found
+
+
+def _data_of(file: Path) -> tuple[str, str] | None:
+    """Class and file of the data of the run in whose folder ``file`` lies; None where none does."""
+    try:
+        said = yaml.safe_load(file.with_name(CONFIG).read_text(encoding="utf-8"))
+        data = said["data"]
+        return data["class_path"].rpartition(".")[2], os.path.abspath(
+            Path(said["root"], data["init_args"].get("path", ""))
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+        return None  # whose it is cannot be told
 
 
 def _others(home: Path, keep: Collection[Path], own: Collection[str]) -> int:

@@ -89,6 +89,15 @@ def test_tokenizers_of_earlier_purges_are_found_and_other_checkpoints_counted(tm
         write_json(home / name / TOKENIZER, {"model": {}} if name == "models/hub" else {"stands_for": "a"})
         (home / name / "model.ckpt").write_bytes(name.encode())
     own = home / "models" / ".." / "runs" / "second" / TOKENIZER
-    assert sorted(_tokenizers(home, own)) == [home / "mlflow-artifacts/1" / TOKENIZER, home / "runs/first" / TOKENIZER]
+    for name, stands_for, path in (
+        ("other", "b", "other.csv"),  # of another data set, which stays
+        ("second", "a", "people.csv"),
+        ("same", "a", "moved.csv"),
+        ("changed", "b", "people.csv"),  # the file had other rows then
+    ):
+        write_json(home / "runs" / name / TOKENIZER, {"stands_for": stands_for})
+        said = {"root": str(home), "data": {"class_path": "QuestionTable", "init_args": {"path": path}}}
+        write_json(home / "runs" / name / "config.yaml", said)
+    assert {path.parent.name for path in _tokenizers(home, own)} == {"1", "first", "same", "changed"}
     kept, published = home / "models/hub/model.ckpt", digest_file(home / "runs/second/model.ckpt")
     assert _others(home, {kept}, {published}) == 3
