@@ -72,7 +72,9 @@ VOCABULARY = (
     "ids. Copy it out of the workspace, where a later purge removes it, and name the copy as data.init_args.tokenizer before the "
     "records go from the data file: one learnt from a changed file is not the model's."
 )
-NAMED_TOKENIZER = "The tokenizer's file that the configuration names was not changed, and has those words."
+NAMED_TOKENIZER = (
+    "The tokenizer's file that the configuration names was not changed: it may hold words of the removed records."
+)
 LEFT = "The search found traces of the records in {}, which a purge does not change."
 
 

@@ -84,7 +84,7 @@ def _verdicts(found: Assessment, ids: pl.Series) -> pl.DataFrame:
 
 def _collateral(found: Assessment, kind: pl.DataType) -> pl.DataFrame:
     """The rows that stay and suffered most, worst first, their ids of this type."""
-    rows = [row[1:] for row in found.collateral]
+    rows = [(name, before, after) for _, name, before, after in found.collateral if after > before]
     schema = {"example_id": kind, "loss_before": pl.Float64(), "loss_after": pl.Float64()}
     return pl.DataFrame(rows, schema=schema, orient="row")
 

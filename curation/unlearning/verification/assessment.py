@@ -117,9 +117,14 @@ class Assessment:
             gap, probe = self.verdicts.farthest
             others = [each for each in self.verdicts.verdicts if each != "CONSISTENT_WITH_RETRAIN"]
             counts = ", ".join(f"{others.count(each)} {each}" for each in WORST_FIRST if each in others)
+            margin = self.verdicts.margins[probe]
+            allowed = (
+                f"{margin:.1f} are allowed"
+                if margin > 0
+                else "with so few models none can be shown to be within the tolerance"
+            )
             found.append(
-                f"records: {counts} of {len(self.verdicts.verdicts)}; the farthest gap is {gap:.1f} seed sds ({probe}), "
-                f"{self.verdicts.margins[probe]:.1f} are allowed"
+                f"records: {counts} of {len(self.verdicts.verdicts)}; the farthest gap is {gap:.1f} seed sds ({probe}), {allowed}"
             )
         found += [
             f"retained: {each.figure} {each.after:.3f} is {each.drop:.3f} below the retrained models' {each.retrained:.3f}, "

@@ -53,6 +53,14 @@ def test_the_page_goes_without_what_was_not_measured(tmp_path: Path) -> None:
     assert page.count("<td>Untestable</td>") == evidence_page.RECORDS and "100 more are in the file" in page
 
 
+def test_a_purge_is_told_in_words(tmp_path: Path) -> None:
+    (other := tmp_path / "other").mkdir()
+    page = page_of(tmp_path, purge={"files": 1234, "index_rows": 0, "left": [], "bytes_searched": 7})
+    assert "<dt>other files removed</dt><dd><bdi>1,234</bdi>" in page and "files_searched" not in page
+    assert "<dt>files in which something of the records was found</dt><dd><bdi>none</bdi>" in page
+    assert 'id="purge"' not in page_of(other) and '<a href="#purge">' in page
+
+
 @pytest.mark.parametrize("field", ["title", "duplicates_rule", "data_before"])
 def test_markup_is_shown_not_run(tmp_path: Path, field: str) -> None:
     page = page_of(tmp_path, **{field: "<script>alert(1)</script>\u202e"})
