@@ -32,6 +32,7 @@ from flows.files import copy_atomic, digest_file, read_json, write_json
 from flows.folder import MANIFEST
 from flows.index_jobs import store_errors
 from flows.modelling import PURGED, checkpoint_of, index_of
+from flows.outputs import RUN
 from flows.publishing import PUBLISHING
 from flows.purge_journal import FOLDER, Journal
 from flows.recorded import CONFIG
@@ -208,6 +209,9 @@ def carry_out(run: EndingRun, journal: Journal) -> Journal:
         models = [path for path in home.rglob("*.ckpt") if any(place in path.parents for place in registered)]
         known = [path for path in models if digest_file(path) in journal.models]
         keep = {*map(Path, journal.keep), *known, *(Path(journal.folder, name) for name in journal.results)}
+        files = _naming(home, said["ids"])
+        if TOKENIZER in journal.results:
+            files += _tokenizers(home, Path(journal.folder, TOKENIZER))
         ledger = ledger_of(home)  # it forgets the ids when it closes the requests
         swept = sweep(
             home,
@@ -215,7 +219,7 @@ def carry_out(run: EndingRun, journal: Journal) -> Journal:
             stages=journal.stages,
             data=journal.data,
             models=journal.models,
-            files=_tokenizers(home, Path(journal.folder, TOKENIZER)) if TOKENIZER in journal.results else [],
+            files=files,
             keep=keep,
             skip={trace, home / FOLDER, *(ledger.with_name(f"{ledger.name}{end}") for end in ("", "-wal", "-shm"))},
             tally=tally,
@@ -244,6 +248,29 @@ def forget(journal: Journal) -> None:
     workspace.remove_stage(Path(journal.trace))
 
 
+def _naming(home: Path, ids: Collection[object]) -> list[Path]:
+    """Configurations of runs that named one of the records, and the command lines beside them.
+
+    They are read, not searched: an id that is a number, or short, stands in many a file by chance.
+    """
+    gone, found = set(map(str, ids)), list[Path]()
+    for file in home.rglob(CONFIG):
+        said = _configuration(file)
+        sections = (section for name in ("request", "retain") if isinstance(section := said.get(name), dict))
+        if any(str(one) in gone for section in sections for one in section.get("ids") or ()):
+            found += [file, file.with_name(RUN)]
+    return found
+
+
+def _configuration(file: Path) -> dict[str, Any]:
+    """What a run's configuration says; nothing where it is none."""
+    try:
+        said = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
 def _tokenizers(home: Path, own: Path) -> list[Path]:
     """The files but ``own`` that earlier purges left for tokenizers learnt from the same data.
 
@@ -263,14 +290,12 @@ def _tokenizers(home: Path, own: Path) -> list[Path]:
 
 def _data_of(file: Path) -> tuple[str, str] | None:
     """Class and file of the data of the run in whose folder ``file`` lies; None where none does."""
-    try:
-        said = yaml.safe_load(file.with_name(CONFIG).read_text(encoding="utf-8"))
-        data = said["data"]
-        return data["class_path"].rpartition(".")[2], os.path.abspath(
-            Path(said["root"], data["init_args"].get("path", ""))
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
-        return None  # whose it is cannot be told
+    said = _configuration(file.with_name(CONFIG))
+    data = said.get("data")
+    if not isinstance(data, dict):
+        return None
+    path = (data.get("init_args") or {}).get("path", "")
+    return str(data.get("class_path")).rpartition(".")[2], os.path.abspath(Path(str(said.get("root")), str(path)))
 
 
 def _others(home: Path, keep: Collection[Path], own: Collection[str]) -> int:

@@ -12,7 +12,7 @@ from flows.errors import ConfigError
 from flows.files import digest_file, read_json, write_json
 from flows.outputs import RunFolder
 from flows.purge_journal import Journal, forget_closed
-from flows.purging import _others, _tokenizers, check_given, counted
+from flows.purging import _naming, _others, _tokenizers, check_given, counted
 from flows.unlearn_schema import UnlearnConfig
 from flows.unlearning import UnlearnRun
 
@@ -67,6 +67,21 @@ def test_mlflow_is_not_told_the_records_by_the_command_line(tmp_path: Path) -> N
     run.command = "curate unlearn --config people --request.ids [ann]"
     run._folder = RunFolder(tmp_path / "run", "d", "output_dir")
     assert run.told_command == f"curate unlearn --config {tmp_path / 'run' / 'config.yaml'}"
+
+
+def test_configurations_that_name_a_record_are_found_whatever_its_id_is(tmp_path: Path) -> None:
+    for name, said in (
+        ("number", {"request": {"ids": [30, 7]}}),
+        ("short", {"request": {"ids": []}, "retain": {"ids": ["ann"]}}),
+        ("others", {"request": {"ids": [70, "an"]}, "train": {"seed": 7}}),
+        ("clean", {"data": {}}),
+    ):
+        write_json(tmp_path / "runs" / name / "config.yaml", said)
+    (tmp_path / "config.yaml").write_text("- none: [")
+    files = ("config.yaml", "run.json")
+    assert sorted(_naming(tmp_path, [7, "ann"])) == [
+        tmp_path / "runs" / run / file for run in ("number", "short") for file in files
+    ]
 
 
 def test_an_assessment_tells_no_position_of_the_records_and_keeps_those_of_others() -> None:
