@@ -209,7 +209,7 @@ def carry_out(run: EndingRun, journal: Journal) -> Journal:
         models = [path for path in home.rglob("*.ckpt") if any(place in path.parents for place in registered)]
         known = [path for path in models if digest_file(path) in journal.models]
         keep = {*map(Path, journal.keep), *known, *(Path(journal.folder, name) for name in journal.results)}
-        files = _naming(home, said["ids"])
+        files = _naming(home, said["ids"], Path(journal.folder))
         if TOKENIZER in journal.results:
             files += _tokenizers(home, Path(journal.folder, TOKENIZER))
         ledger = ledger_of(home)  # it forgets the ids when it closes the requests
@@ -248,13 +248,16 @@ def forget(journal: Journal) -> None:
     workspace.remove_stage(Path(journal.trace))
 
 
-def _naming(home: Path, ids: Collection[object]) -> list[Path]:
+def _naming(home: Path, ids: Collection[object], own: Path) -> list[Path]:
     """Configurations of runs that named one of the records, and the command lines beside them.
 
-    They are read, not searched: an id that is a number, or short, stands in many a file by chance.
+    They are read, not searched: an id that is a number, or short, stands in many a file by chance. Runs that are known to have
+    read other data than that in whose folder the results lie (``own``) mean other rows.
     """
-    gone, found = set(map(str, ids)), list[Path]()
+    gone, data, found = set(map(str, ids)), _data_of(own / CONFIG), list[Path]()
     for file in home.rglob(CONFIG):
+        if data is not None and _data_of(file) not in (None, data):
+            continue
         said = _configuration(file)
         sections = (section for name in ("request", "retain") if isinstance(section := said.get(name), dict))
         if any(str(one) in gone for section in sections for one in section.get("ids") or ()):

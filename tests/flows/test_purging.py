@@ -70,8 +70,11 @@ def test_mlflow_is_not_told_the_records_by_the_command_line(tmp_path: Path) -> N
 
 
 def test_configurations_that_name_a_record_are_found_whatever_its_id_is(tmp_path: Path) -> None:
+    data = {"class_path": "TableData", "init_args": {"path": "a.csv"}}
     for name, said in (
-        ("number", {"request": {"ids": [30, 7]}}),
+        ("own", {"data": data}),
+        ("other", {"data": data | {"init_args": {"path": "b.csv"}}, "request": {"ids": [7]}}),
+        ("number", {"data": data, "request": {"ids": [30, 7]}}),
         ("short", {"request": {"ids": []}, "retain": {"ids": ["ann"]}}),
         ("others", {"request": {"ids": [70, "an"]}, "train": {"seed": 7}}),
         ("clean", {"data": {}}),
@@ -79,7 +82,7 @@ def test_configurations_that_name_a_record_are_found_whatever_its_id_is(tmp_path
         write_json(tmp_path / "runs" / name / "config.yaml", said)
     (tmp_path / "config.yaml").write_text("- none: [")
     files = ("config.yaml", "run.json")
-    assert sorted(_naming(tmp_path, [7, "ann"])) == [
+    assert sorted(_naming(tmp_path, [7, "ann"], tmp_path / "runs" / "own")) == [
         tmp_path / "runs" / run / file for run in ("number", "short") for file in files
     ]
 

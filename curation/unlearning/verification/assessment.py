@@ -118,11 +118,11 @@ class Assessment:
             others = [each for each in self.verdicts.verdicts if each != "CONSISTENT_WITH_RETRAIN"]
             counts = ", ".join(f"{others.count(each)} {each}" for each in WORST_FIRST if each in others)
             margin = self.verdicts.margins[probe]
-            allowed = (
-                f"{margin:.1f} are allowed"
-                if margin > 0
-                else "with so few models none can be shown to be within the tolerance"
-            )
+            allowed = f"{margin:.1f} are allowed"
+            if margin < 0:
+                allowed = "with so few models none can be shown to be within the tolerance"
+            elif abs(gap) <= margin:
+                allowed += ", but no record was known before"
             found.append(
                 f"records: {counts} of {len(self.verdicts.verdicts)}; the farthest gap is {gap:.1f} seed sds ({probe}), {allowed}"
             )
