@@ -54,10 +54,10 @@ INDEX_COMMANDS = {
     "refit": "fit the curvature of an index anew from all its rows",
 }
 REQUESTS_COMMANDS = {
-    "submit": "note a request to remove records",
+    "submit": "note a request to remove records; curate unlearn with request.ledger true answers it",
     "list": "list the requests",
     "show": "show a request and what became of it",
-    "verify-evidence": "check an evidence file: its digest, its signature and the ledger",
+    "verify-evidence": "check an evidence file: its digest, its signature and its place in the ledger",
 }
 WORKSPACE_COMMANDS = {"prune": "delete the results of stages that no run has used for some time"}
 KEEP_DAYS = 30.0
@@ -259,7 +259,9 @@ def _requests(tokens: list[str]) -> int:
         parser.add_argument("number", metavar="ID", type=int, help="number of the request")
     if command == "verify-evidence":
         parser.add_argument("path", metavar="FILE", help="the evidence file")
-        parser.add_argument("--key", metavar="FILE", help="public key (PEM) it must be signed with")
+        parser.add_argument(
+            "--key", metavar="FILE", help="public key (PEM) it must be signed with; else only who signed is said"
+        )
         parser.add_argument("--model", metavar="FILE", help="a checkpoint that it must be about")
         parser.add_argument("--no-ledger", action="store_true", help="check the file and its signature only")
     add_workspace(parser)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+import yaml
 from pydantic import TypeAdapter
 
 from curation.data.text_tokens import STANDS_FOR, TOKENIZER, TRAINED
@@ -27,12 +28,14 @@ from curation.unlearning.searching import Search
 from curation.unlearning.traces import Traces
 from flows import workspace
 from flows.errors import ConfigError
-from flows.files import copy_atomic, digest_file, read_json
+from flows.files import copy_atomic, digest_file, read_json, write_json
 from flows.folder import MANIFEST
 from flows.index_jobs import store_errors
 from flows.modelling import PURGED, checkpoint_of, index_of
+from flows.outputs import RUN
 from flows.publishing import PUBLISHING
 from flows.purge_journal import FOLDER, Journal
+from flows.recorded import CONFIG
 from flows.requests import ledger_of
 from flows.schema import leaves
 from flows.sweeping import Tally, sweep
@@ -70,7 +73,9 @@ VOCABULARY = (
     "ids. Copy it out of the workspace, where a later purge removes it, and name the copy as data.init_args.tokenizer before the "
     "records go from the data file: one learnt from a changed file is not the model's."
 )
-NAMED_TOKENIZER = "The tokenizer's file that the configuration names was not changed, and has those words."
+NAMED_TOKENIZER = (
+    "The tokenizer's file that the configuration names was not changed: it may hold words of the removed records."
+)
 LEFT = "The search found traces of the records in {}, which a purge does not change."
 
 
@@ -116,6 +121,13 @@ def begin(run: UnlearnRun, found: Checked, said: Evidence) -> Journal:
     copy_atomic(trace.files["retained"], run.folder.path / RETAINED)
     salt, dataset = requests.ledger.salt, requests.dataset
     results = [MODEL, *run.put(records, found.verified, lambda source, target: salted(source, target, salt, dataset))]
+    write_json(
+        run.folder.path / "assessment.json",
+        counted(
+            read_json(found.verified.files["assessment"]),
+            pl.read_parquet(records.files["records"])["position"].to_list(),
+        ),
+    )
     if "tokenizer" in trace.files:
         copy_atomic(trace.files["tokenizer"], run.folder.path / TOKENIZER)
         results.append(TOKENIZER)
@@ -161,6 +173,26 @@ def salted(source: Path, target: Path, salt: Salt, dataset: str) -> None:
     write_parquet_atomic(frame, target)
 
 
+def counted(said: Any, positions: Collection[int]) -> Any:
+    """An assessment with the records counted from 0: their positions are their ids where rows are only numbered.
+
+    Args:
+        said: of it, JSON.
+        positions: of the records among the training rows.
+    """
+    if not isinstance(said, dict):
+        return said
+    numbers = {str(position): str(number) for number, position in enumerate(sorted(positions))}
+    found = {}
+    for name, value in said.items():
+        if name == "value_by_index":
+            value = {numbers.get(index, index): entry for index, entry in value.items()}
+        elif name != "holdout" and not name.startswith("retain_"):  # those are of other rows
+            value = counted(value, positions)
+        found[name] = value
+    return found
+
+
 def carry_out(run: EndingRun, journal: Journal) -> Journal:
     """Remove what is left of the records, wherever the purge was interrupted; says in the journal what it came to."""
     if journal.done:
@@ -177,6 +209,9 @@ def carry_out(run: EndingRun, journal: Journal) -> Journal:
         models = [path for path in home.rglob("*.ckpt") if any(place in path.parents for place in registered)]
         known = [path for path in models if digest_file(path) in journal.models]
         keep = {*map(Path, journal.keep), *known, *(Path(journal.folder, name) for name in journal.results)}
+        files = _naming(home, said["ids"], Path(journal.folder))
+        if TOKENIZER in journal.results:
+            files += _tokenizers(home, Path(journal.folder, TOKENIZER))
         ledger = ledger_of(home)  # it forgets the ids when it closes the requests
         swept = sweep(
             home,
@@ -184,7 +219,7 @@ def carry_out(run: EndingRun, journal: Journal) -> Journal:
             stages=journal.stages,
             data=journal.data,
             models=journal.models,
-            files=_tokenizers(home, Path(journal.folder, TOKENIZER)) if TOKENIZER in journal.results else [],
+            files=files,
             keep=keep,
             skip={trace, home / FOLDER, *(ledger.with_name(f"{ledger.name}{end}") for end in ("", "-wal", "-shm"))},
             tally=tally,
@@ -213,10 +248,57 @@ def forget(journal: Journal) -> None:
     workspace.remove_stage(Path(journal.trace))
 
 
+def _naming(home: Path, ids: Collection[object], own: Path) -> list[Path]:
+    """Configurations of runs that named one of the records, and the command lines beside them.
+
+    They are read, not searched: an id that is a number, or short, stands in many a file by chance. Runs that are known to have
+    read other data than that in whose folder the results lie (``own``) mean other rows.
+    """
+    gone, data, found = set(map(str, ids)), _data_of(own / CONFIG), list[Path]()
+    for file in home.rglob(CONFIG):
+        if data is not None and _data_of(file) not in (None, data):
+            continue
+        said = _configuration(file)
+        sections = (section for name in ("request", "retain") if isinstance(section := said.get(name), dict))
+        if any(str(one) in gone for section in sections for one in section.get("ids") or ()):
+            found += [file, file.with_name(RUN)]
+    return found
+
+
+def _configuration(file: Path) -> dict[str, Any]:
+    """What a run's configuration says; nothing where it is none."""
+    try:
+        said = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
 def _tokenizers(home: Path, own: Path) -> list[Path]:
-    """The files but ``own`` that purges left for tokenizers: names of records that go later are too short to be found there."""
-    found = (path for path in home.rglob(TOKENIZER) if home / "stages" not in path.parents)
-    return [path for path in found if path.resolve() != own.resolve() and STANDS_FOR in (read_json(path) or {})]
+    """The files but ``own`` that earlier purges left for tokenizers learnt from the same data.
+
+    Names of records that go later are too short to be found there. A file is of other data where it stands for another
+    tokenizer and lies in the folder of a run whose configuration says that it read another file.
+    """
+    stands_for, data = (read_json(own) or {}).get(STANDS_FOR), _data_of(own)
+    found = []
+    for path in home.rglob(TOKENIZER):
+        said = read_json(path) or {}
+        if home / "stages" in path.parents or path.resolve() == own.resolve() or STANDS_FOR not in said:
+            continue
+        if said[STANDS_FOR] == stands_for or _data_of(path) in (None, data):
+            found.append(path)
+    return found
+
+
+def _data_of(file: Path) -> tuple[str, str] | None:
+    """Class and file of the data of the run in whose folder ``file`` lies; None where none does."""
+    said = _configuration(file.with_name(CONFIG))
+    data = said.get("data")
+    if not isinstance(data, dict):
+        return None
+    path = (data.get("init_args") or {}).get("path", "")
+    return str(data.get("class_path")).rpartition(".")[2], os.path.abspath(Path(str(said.get("root")), str(path)))
 
 
 def _others(home: Path, keep: Collection[Path], own: Collection[str]) -> int:

@@ -107,7 +107,10 @@ def verify_evidence(options: argparse.Namespace) -> int:
         print(problem)
     if ledger is not None:
         print(f"published: {'not by this ledger' if event is None else f'event {event.number}, {event.time}'}")
-    whose = "not compared with a key of yours (--key)" if key is None else "the key given"
+    if key is None:
+        whose = "not compared with a key of yours (--key)"
+    else:
+        whose = "the key given" if signing.fingerprint(key) == signer else "another than the key given"
     print(f"signature: {'none' if signer is None else f'key {signer}, {whose}'}")
     where = "the run had none" if unchained else "not looked at (--no-ledger)"
     print(f"ledger: {where if ledger is None else f'{len(ledger.events())} events followed'}")

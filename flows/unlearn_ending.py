@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from curation.unlearning.requests import Batch
     from flows.purge_journal import Journal
 
-MODEL = "model.ckpt"
+MODEL, COLLATERAL = "model.ckpt", "collateral.parquet"
 
 
 class EndingRun(RecordedRun):
@@ -41,9 +41,10 @@ class EndingRun(RecordedRun):
         evidence: the file, once it is written.
     """
 
-    # They name the records, and MLflow would keep them for good.
+    # They name records, some of which a later request may be about, and MLflow would keep them for good.
     secret = frozenset(
-        {"request", "records.parquet", "weights.parquet", "verdicts.parquet", "retained.parquet", TOKENIZER}
+        {"request", "retain", "records.parquet", "weights.parquet", "verdicts.parquet", "retained.parquet", COLLATERAL}
+        | {TOKENIZER}
     )
     config: UnlearnConfig
 
@@ -105,16 +106,18 @@ class EndingRun(RecordedRun):
         self, records: Finished | None, checked: Finished | None, copy: Callable[[Path, Path], object]
     ) -> list[str]:
         """Put what was found of the records into the output folder; gives the names of the files."""
-        files = {}
+        files, plain = {}, list[str]()
         for stage, name in (("resolve", "records"), ("weigh", "weights")):
             if records is not None and stage in self.stages:
                 files[f"{name}.parquet"] = self.stages[stage].files[name]
         if checked is not None:
-            copy_atomic(checked.files["assessment"], self.folder.path / "assessment.json")
+            plain = ["assessment.json", COLLATERAL]  # no removed record is named in them
+            for name in plain:
+                copy_atomic(checked.files[Path(name).stem], self.folder.path / name)
             files["verdicts.parquet"] = checked.files["verdicts"]
         for name, source in files.items():
             copy(source, self.folder.path / name)
-        return [*files, *["assessment.json"] * (checked is not None)]
+        return [*files, *plain]
 
     def summary(self, status: str, results: list[str], checked: Finished | None, tier: str | None) -> dict[str, Any]:
         """The summary of a run that ends so."""

@@ -143,7 +143,10 @@ def evidence_of(run: UnlearnRun, checked: Checked, publication: Publication | No
         tests=[Test(**test) for test in found["tests"]],
         records=entries,
         removed_earlier=_removed_earlier(run.requests, entries),
-        collateral=[Collateral(name, None, before, after) for _, name, before, after in found["collateral"]],
+        collateral=[
+            Collateral(salt_of(run).record_hash(name, config.request.dataset), None, before, after)
+            for name, before, after in pl.read_parquet(checked.verified.files["collateral"]).iter_rows()
+        ],
         history=_history(run.stages["unlearn"]),
         truth_ratios=_truth_ratios(run, checked, found),
         caveats=[

@@ -45,7 +45,10 @@ class RequestSection(Section):
     ids: list[str | int] = Field(default_factory=list, description="Ids of the records.")
     ids_file: Path | None = Field(default=None, description="Text file of such ids, one a line.")
     where: WhereSection = WhereSection()
-    ledger: bool = Field(default=False, description="Take the requests that wait in the ledger, as one batch.")
+    ledger: bool = Field(
+        default=False,
+        description="Answer the requests that wait in the ledger (`curate requests submit`), as one batch.",
+    )
     ledger_url: str | None = Field(default=None, description="The ledger's URL; empty: ledger.db in the workspace.")
     dataset: str = Field(default="default", min_length=1, description="Name of the data in the ledger.")
     reason: str = Field(default="", description="Why; stands in the summary, so name no record in it.")
@@ -230,7 +233,8 @@ class PublishSection(Section):
     alias: str | None = Field(
         default="champion",
         pattern=r"^[A-Za-z_][\w-]*$",
-        description="Alias of MLflow's registry that moves to it once all else is written; empty: none moves.",
+        description="Alias in MLflow's registry that moves to the new model last of all, if it is registered "
+        "(tracking.register_as); empty: none moves.",
     )
 
 
@@ -238,6 +242,11 @@ class UnlearnTrackingSection(TrackingSection):
     """What MLflow keeps."""
 
     experiment: str = Field(default="unlearn", min_length=1, description="Name of the MLflow experiment.")
+    register_as: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Register the model that passed the checks in MLflow under this name; empty: it is registered nowhere.",
+    )
 
 
 class UnlearnConfig(RecordedConfig):
@@ -256,8 +265,8 @@ class UnlearnConfig(RecordedConfig):
     )
     purge: bool = Field(
         default=False,
-        description="Before the model is published, remove what is left of the records: from the index, and from everything in "
-        "the workspace, where no later job takes them from the data again.",
+        description="Before the model is published, remove what is left of the records from an index at index.path and from "
+        "everything in the workspace; later jobs there leave them out of the data. Only with request.ledger.",
     )
     evidence: EvidenceSection = EvidenceSection()
     approval: ApprovalSection = ApprovalSection()

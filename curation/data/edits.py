@@ -26,6 +26,13 @@ class Edits:
     labels: pl.Series
 
 
+def dropping(examples: pl.DataFrame, ids: pl.Series) -> pl.DataFrame:
+    """Decisions that drop the rows called ``ids``, for any kind of data."""
+    label = examples["label"].dtype if "label" in examples.columns else pl.String
+    nothing = pl.lit(None, dtype=label).alias("suggested_label")
+    return pl.DataFrame({"example_id": ids}).with_columns(pl.lit("drop").alias("decision"), nothing)
+
+
 def plan_edits(examples: pl.DataFrame, decisions: pl.DataFrame, classes: Sequence[str | int]) -> Edits:
     """Work out what ``decisions`` do to ``examples``.
 

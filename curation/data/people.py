@@ -7,7 +7,7 @@ import polars as pl
 
 from curation.data.people_facts import facts_of, most_people, people_names
 from curation.data.question_rows import Template
-from curation.data.questions import Questions, option_problems, tokenized
+from curation.data.questions import Questions, Staying, option_problems, tokenized
 from curation.data.text_tokens import TRAINED
 from curation.errors import DataError
 from curation.examples import HOLDOUT
@@ -28,6 +28,7 @@ class People(Questions):
         max_tokens: most tokens of a row.
         batch_size: rows a step.
         seed: of people, facts and order of the training rows.
+        staying: says which rows are left in; None: all. From Python only.
 
     Raises:
         DataError: an option is out of its range.
@@ -45,6 +46,7 @@ class People(Questions):
         max_tokens: int = 96,
         batch_size: int = 16,
         seed: int = 0,
+        staying: Staying | None = None,
     ) -> None:
         wording = Template(template)
         problems = option_problems(wording, tokenizer, vocabulary, max_tokens, batch_size, seed)
@@ -56,7 +58,7 @@ class People(Questions):
         if problems:
             raise DataError([f"people: {problem}" for problem in problems])
         table = _people(n_people, n_holdout, seed)
-        contents = tokenized(table, table, wording, tokenizer, vocabulary, max_tokens, "people")
+        contents = tokenized(table, table, wording, tokenizer, vocabulary, max_tokens, "people", staying)
         super().__init__(contents, batch_size=batch_size, seed=seed)
 
 

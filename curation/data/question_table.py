@@ -10,7 +10,7 @@ import polars as pl
 
 from curation.data.columns import as_plain, naming_problems, text_problems
 from curation.data.question_rows import Template
-from curation.data.questions import Questions, option_problems, tokenized
+from curation.data.questions import Questions, Staying, option_problems, tokenized
 from curation.data.reading import read_table
 from curation.data.text_tokens import TRAINED
 from curation.errors import DataError
@@ -66,6 +66,7 @@ class QuestionTable(Questions):
         max_tokens: most tokens of a row.
         batch_size: rows a step.
         seed: of the order of the training rows.
+        staying: says which rows are left in; None: all. From Python only.
 
     Raises:
         DataError: lists every problem of the options, the file and its rows.
@@ -92,6 +93,7 @@ class QuestionTable(Questions):
         max_tokens: int = 256,
         batch_size: int = 16,
         seed: int = 0,
+        staying: Staying | None = None,
     ) -> None:
         wording = Template(template)
         columns = QuestionColumns(question, answer, id, paraphrased_answers, perturbed_answers, subject, source, split)
@@ -107,7 +109,7 @@ class QuestionTable(Questions):
         if problems or found:
             raise DataError(problems + found)
         examples = _examples(table, columns, str(path))
-        contents = tokenized(examples, table, wording, tokenizer, vocabulary, max_tokens, str(path))
+        contents = tokenized(examples, table, wording, tokenizer, vocabulary, max_tokens, str(path), staying)
         super().__init__(contents, batch_size=batch_size, seed=seed)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,8 @@ from curation.data.text_tokens import LEAST_VOCABULARY, TRAINED, TextTokenizer, 
 from curation.errors import DataError
 from curation.examples import HOLDOUT, SPLITS, column_problems, name_rows
 
+Staying = Callable[[pl.DataFrame, pl.DataFrame], pl.Series]
+"""(examples, the user's table) -> which rows of the examples stay, bool [rows]."""
 # Without validation rows this many training rows, evenly spread, show how far a training is.
 WATCHED = 64
 
@@ -218,11 +220,14 @@ def tokenized(
     vocabulary: int,
     max_tokens: int,
     where: str,
+    staying: Staying | None = None,
 ) -> QuestionContents:
     """A checked table of examples with its tokens.
 
     A tokenizer of its own is trained on the rows of every split, so that rows that are never trained on take about as many
-    tokens as the others, with which membership tests compare them.
+    tokens as the others, with which membership tests compare them. So are rows that ``staying`` leaves out: the model's ids are
+    of a tokenizer that was trained on them. They are not made into tokens, and may be too long: a tokenizer that a purge left
+    spells removed words in smaller pieces.
 
     Raises:
         DataError: there is no such tokenizer; a row has too many tokens; there is no training row.
@@ -237,6 +242,10 @@ def tokenized(
         )
     else:
         made = read_tokenizer(tokenizer)
+    if staying is not None:
+        kept = staying(examples, table)
+        examples, table = examples.filter(kept), table.filter(kept)
+        pairs = [pair for pair, stays in zip(pairs, kept.to_list(), strict=True) if stays]
     encoded = [answer_tokens(made, template, question, answer) for question, answer in pairs]
     names = examples["example_id"].to_list()
     long = [name for name, (ids, _) in zip(names, encoded, strict=True) if len(ids) > max_tokens]

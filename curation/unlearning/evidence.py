@@ -36,7 +36,7 @@ MODEL = "model"
 """What the model is called among the hashes."""
 KIND = "evidence"
 """The kind of the ledger's event."""
-DIGEST = "digest"
+DIGEST, SIGNATURE = "digest", "signature"
 _USERS_WORDS = ("title", "duplicates_rule", "method", "references", "approval", "caveats", "ledger", "publication")
 
 
@@ -105,7 +105,7 @@ def write(
     if key is not None:
         public = key.public_key()
         signature = base64.b64encode(key.sign(data)).decode()
-        seal |= {"signature": signature, "public_key": signing.pem(public), "fingerprint": signing.fingerprint(public)}
+        seal |= {SIGNATURE: signature, "public_key": signing.pem(public), "fingerprint": signing.fingerprint(public)}
     write_bytes(seal_path(path), canonical(seal))
     logger.info("evidence written to %s (sha256 %s)", path, whole)
     return path
@@ -147,11 +147,10 @@ def seal_path(path: Path) -> Path:
 
 
 def signer(path: Path) -> str | None:
-    """Fingerprint of the key that the seal of an evidence file names; None where it names none."""
+    """Fingerprint of the key that the seal of an evidence file names; None where it names none, or has no signature."""
     try:
-        return signing.fingerprint(
-            signing.parse_public(str(_object(seal_path(path)).get("public_key")).encode(), "seal")
-        )
+        seal = _object(seal_path(path))
+        return signing.fingerprint(_key_in(seal)) if SIGNATURE in seal else None
     except DataError:
         return None
 
@@ -239,11 +238,13 @@ def _seal(path: Path, problems: list[str]) -> dict[str, Any] | None:
 
 
 def _signature(data: bytes, seal: dict[str, Any], public_key: Ed25519PublicKey | None) -> list[str]:
-    if "signature" not in seal:
+    if SIGNATURE not in seal:
+        if seal.keys() & {"public_key", "fingerprint"}:
+            return ["signature: the seal names a key, but its signature is gone"]
         return [] if public_key is None else ["signature: a key was given, but the file is not signed"]
     try:
-        key = signing.parse_public(str(seal.get("public_key")).encode(), "seal")
-        signature = base64.b64decode(str(seal["signature"]), validate=True)
+        key = _key_in(seal)
+        signature = base64.b64decode(str(seal[SIGNATURE]), validate=True)
     except (DataError, binascii.Error) as error:
         return [f"signature: cannot be read: {error}"]
     problems = []
@@ -256,6 +257,15 @@ def _signature(data: bytes, seal: dict[str, Any], public_key: Ed25519PublicKey |
     if not signing.is_signed(data, signature, public_key or key):
         problems.append("signature: it is not that of this file")
     return problems
+
+
+def _key_in(seal: Mapping[str, Any]) -> Ed25519PublicKey:
+    """The key that a seal names.
+
+    Raises:
+        DataError: it names none.
+    """
+    return signing.parse_public(str(seal.get("public_key")).encode(), "seal")
 
 
 def _entry(said: dict[str, Any], whole: str, seal: dict[str, Any] | None, ledger: Ledger) -> list[str]:

@@ -1,7 +1,8 @@
 """What an evidence file says of one unlearning run, as plain data.
 
 It is evidence: what was measured and how, so that others can judge it. Whether that settles a request is not for it to say.
-A record that was to be removed stands in it by salted hashes only. None = not measured. Losses are in nats, mean over tokens.
+A record, one that stays too, stands in it by salted hashes only: others read it, and a later request may be about that one.
+None = not measured. Losses are in nats, mean over tokens.
 """
 
 from __future__ import annotations
@@ -182,13 +183,13 @@ class Collateral:
     """A record that stays and suffered.
 
     Attributes:
-        example_id: its id; it stays in the data, so it is no secret of the ledger's.
+        record: salted hash of its id.
         alignment: gradient product with the removed records; positive = their removal hurts it.
         loss_before: before the run.
         loss_after: after it.
     """
 
-    example_id: str | int
+    record: str
     alignment: float | None
     loss_before: float
     loss_after: float
@@ -326,11 +327,10 @@ class Evidence:
             )
         if not self.records:
             raise ValueError("expected at least one record, got none")
-        if not all(
-            re.fullmatch("[0-9a-f]{64}", one) for record in self.records for one in (record.record, record.content)
-        ):
+        hashes = [one for record in self.records for one in (record.record, record.content)]
+        if not all(re.fullmatch("[0-9a-f]{64}", one) for one in [*hashes, *(one.record for one in self.collateral)]):
             raise ValueError(
-                "records: expected salted hashes (64 hexadecimal digits), as Ledger.record_hash and .salted give"
+                "records, collateral: expected salted hashes (64 hexadecimal digits), as Ledger.record_hash and .salted give"
             )
         found = worst([record.verdict for record in self.records])
         if self.verdict != found:

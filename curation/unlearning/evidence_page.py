@@ -14,6 +14,7 @@ from curation.report import charts, wording
 from curation.report.model import Curve, Figure, Series, measured
 from curation.report.render import policy, style_sheet, templates
 from curation.unlearning.evidence import read
+from curation.unlearning.evidence_words import PURGED
 from lorif_core.atomic import file_digest, write_bytes
 
 NAME = "evidence.html"
@@ -62,6 +63,7 @@ def render(evidence: Mapping[str, Any], digest: str) -> str:
             left_out={"records": max(0, len(records) - RECORDS), "norms": max(0, len(norms) - MODULES)},
             curves=_curves(evidence),
             collateral=_collateral(evidence),
+            purged=_purged(evidence["purge"] or {}),
         )
     )
 
@@ -97,6 +99,18 @@ def _collateral(evidence: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], Ma
     rows = evidence["collateral"]
     top = max((max(row["loss_before"], row["loss_after"]) for row in rows), default=0) or 1
     return [(row, charts.interval(_way(row), (0, top))) for row in rows]
+
+
+def _purged(purge: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a purge came to, each figure after what it is of."""
+    found = []
+    for name, words in PURGED.items():
+        value = purge.get(name)
+        if isinstance(value, list):
+            found.append((words, ", ".join(value) or "none"))
+        elif value is not None:
+            found.append((words, wording.count(value)))
+    return found
 
 
 def _way(row: Mapping[str, Any]) -> Figure:

@@ -37,6 +37,17 @@ _PROBES = {
     "direct": "asked as it is",
     "relearned": "after learning the other half of the records again",
 }
+PURGED = {
+    "stages": "folders of intermediate results removed",
+    "models": "checkpoints that knew the records removed",
+    "files": "other files removed",
+    "rows": "rows of other tables removed",
+    "index_rows": "rows of the user's index removed",
+    "files_searched": "files searched for the records after that",
+    "bytes_searched": "bytes in them",
+    "left": "files in which something of the records was found",
+}
+"""What a purge came to, in words."""
 _ROUNDED = "quantised_"
 _AGAINST = "retrained_"
 

@@ -41,7 +41,7 @@ def _request(connection: sa.Connection, row: sa.Row[tuple[object, ...]], replay:
     said, submitted = [], replay.submissions.get(row.number, {})
     changed = [name for name in ("dataset", "reason", "digest", "records") if submitted.get(name) != getattr(row, name)]
     if changed:
-        said.append(f"request {row.number}: its {', '.join(changed)} were changed after it was submitted")
+        said.append(f"request {row.number}: changed after it was submitted: {', '.join(changed)}")
     ids = tables.request_ids
     rows = connection.execute(sa.select(ids.c.hash, ids.c.id).where(ids.c.request == row.number)).all()
     if digest(sorted(one.hash for one in rows)) != submitted.get("hashes"):

@@ -75,35 +75,50 @@ def _opened_data(arguments: Arguments) -> tuple[ExampleData, int]:
     key = digest_of({"data": arguments["data"], "root": arguments["root"], "purged": listed})
     if key not in _opened:
         path = qualified(arguments["data"]["class_path"], "curation.data")
-        data, out = build_data(path, arguments["data"]["init_args"], Path(arguments["root"])), 0
-        if purged is not None and listed is not None:
-            data, out = _without_purged(data, purged)
-        _opened[key] = data, out
+        left_out = _LeftOut(purged) if purged is not None and listed is not None else None
+        data = build_data(path, arguments["data"]["init_args"], Path(arguments["root"]), left_out)
+        _opened[key] = data, left_out.rows if left_out is not None else 0
     return _opened[key]
 
 
-def _without_purged(data: ExampleData, listed: Path) -> tuple[ExampleData, int]:
-    """The data without the training rows of a list, and how many those are."""
-    from curation.unlearning.exclusions import excluded
+@dataclass
+class _LeftOut:
+    """Says which rows of a data set stay where some were purged.
 
-    ids = data.train_ids()
-    places = excluded(listed, content_digests(data, range(len(ids))))
-    if len(places) == len(ids):
-        raise DataError([f"all {len(ids)} training rows were purged ({listed}); nothing is left to train on"])
-    return (data.edited(dropping(data, data.examples.filter(split="train")["example_id"].gather(places))), len(places))
+    Attributes:
+        listed: the list of those.
+        rows: how many training rows it left out.
+    """
 
+    listed: Path
+    rows: int = 0
 
-def dropping(data: ExampleData, ids: pl.Series) -> pl.DataFrame:
-    """Decisions that drop the rows called ``ids``, for any kind of data."""
-    label = data.examples["label"].dtype if "label" in data.examples.columns else pl.String
-    nothing = pl.lit(None, dtype=label).alias("suggested_label")
-    return pl.DataFrame({"example_id": ids}).with_columns(pl.lit("drop").alias("decision"), nothing)
+    def __call__(self, examples: pl.DataFrame, table: pl.DataFrame) -> pl.Series:
+        """Which rows of the examples stay, bool [rows].
+
+        Raises:
+            DataError: no training row does.
+        """
+        from curation.unlearning.exclusions import excluded
+
+        train = (examples["split"] == "train").arg_true()
+        places = excluded(self.listed, _digests(table, train.to_list()))
+        self.rows = len(places)
+        if self.rows == len(train):
+            raise DataError(
+                [f"all {len(train)} training rows were purged ({self.listed}); nothing is left to train on"]
+            )
+        return ~pl.int_range(len(examples), eager=True).is_in(train.gather(places).to_list())
 
 
 def content_digests(data: ExampleData, positions: Iterable[int]) -> list[str]:
     """sha256 (hex) of what the user's table says of each of these training rows."""
     rows = (data.examples["split"] == "train").arg_true().to_list()
-    return [digest_of([str(cell) for cell in data.table.row(rows[position])]) for position in positions]
+    return _digests(data.table, [rows[position] for position in positions])
+
+
+def _digests(table: pl.DataFrame, rows: Iterable[int]) -> list[str]:
+    return [digest_of([str(cell) for cell in table.row(row)]) for row in rows]
 
 
 def open_labelled(arguments: Arguments) -> CuratedData:

@@ -9,11 +9,12 @@ import numpy as np
 import polars as pl
 
 from curation.data import CuratedData, ExampleData
+from curation.data.edits import dropping
 from curation.errors import DataError
 from curation.examples import column_problems, name_rows, write_parquet_atomic
 from curation.unlearning.duplicates import Duplicate, by_gradients, by_inputs, by_text
 from curation.unlearning.ledger import Ledger
-from flows.stages.common import Arguments, Output, Progress, content_digests, dropping, open_data
+from flows.stages.common import Arguments, Output, Progress, content_digests, open_data
 from lorif_core import FactorStore
 from lorif_core.remote import checkout
 
@@ -82,7 +83,7 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     )
     records = records.with_columns(content=pl.Series(content_digests(data, records["position"].to_list())))
     write_parquet_atomic(records, folder / "records.parquet")
-    decisions = dropping(data, records["example_id"])
+    decisions = dropping(data.examples, records["example_id"])
     write_parquet_atomic(decisions, folder / "decisions.parquet")
     values = {
         "records": len(records),

@@ -78,7 +78,7 @@ def open_targets(arguments: Arguments, data: ExampleData) -> Targets:
     options = arguments["target"]
     source, split = data, options["split"]
     if options["data"]["class_path"] is not None:
-        source, split = open_data({"data": options["data"], "root": arguments["root"]}), "all"
+        source, split = _source(arguments), "all"
         _check_source(data, source)
     table = _described(source)
     rows = np.flatnonzero(_chosen_rows(options, source, table, split))
@@ -231,12 +231,17 @@ def _chosen_rows(options: dict[str, Any], source: ExampleData, table: pl.DataFra
     return rows
 
 
+def _source(arguments: Arguments) -> ExampleData:
+    """What ``target.data`` names; rows that were purged are left out of it, too."""
+    purged = {"purged": arguments["purged"]} if "purged" in arguments else {}
+    return open_data({"data": arguments["target"]["data"], "root": arguments["root"], **purged})
+
+
 def _left_out(arguments: Arguments) -> int:
     """Rows of ``target.data`` that are neither for training nor for validation there."""
-    options = arguments["target"]["data"]
-    if options["class_path"] is None:
+    if arguments["target"]["data"]["class_path"] is None:
         return 0
-    source = open_data({"data": options, "root": arguments["root"]})
+    source = _source(arguments)
     return int((~source.examples["split"].is_in(["train", "validation"])).sum())
 
 

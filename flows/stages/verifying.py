@@ -22,7 +22,8 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     Returns:
         ``values``: ``verdict`` (of the worst record), ``passed``, ``failures`` (sentences), ``tier``, ``forget_exact_before``,
         ``forget_exact_after``, ``retain_exact_before``, ``retain_exact_after``; files ``assessment`` (JSON: all that was
-        measured, and ``changes`` of the weights) and ``verdicts`` (a row a record, losses in nats a token).
+        measured, and ``changes`` of the weights), ``verdicts`` (a row a record, losses in nats a token) and ``collateral`` (the
+        rows that stay and suffered most, likewise).
     """
     data, options = open_data(arguments), arguments["verify"]
     going = pl.read_parquet(arguments["records"])
@@ -45,6 +46,7 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     content = {"changes": {"norms": changes.norms, "tensors": changes.tensors, "changed": changes.changed}}
     write_json(folder / "assessment.json", found.to_json() | content | {"truth_ratios": _truth_ratios(found)})
     write_parquet_atomic(_verdicts(found, ids), folder / "verdicts.parquet")
+    write_parquet_atomic(_collateral(found, ids.dtype), folder / "collateral.parquet")
     first, last = found.panels["before"], found.panels["after"]
     values = {
         "verdict": found.verdict,
@@ -56,7 +58,8 @@ def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
         "retain_exact_before": first.exact_retain,
         "retain_exact_after": last.exact_retain,
     }
-    return Output(values, {"assessment": "assessment.json", "verdicts": "verdicts.parquet"})
+    files = {"assessment": "assessment.json"} | {name: f"{name}.parquet" for name in ("verdicts", "collateral")}
+    return Output(values, files)
 
 
 def _verdicts(found: Assessment, ids: pl.Series) -> pl.DataFrame:
@@ -81,6 +84,13 @@ def _verdicts(found: Assessment, ids: pl.Series) -> pl.DataFrame:
         },
         schema_overrides={"loss_reference": pl.Float64, "z": pl.Float64},
     )
+
+
+def _collateral(found: Assessment, kind: pl.DataType) -> pl.DataFrame:
+    """The rows that stay and suffered most, worst first, their ids of this type."""
+    rows = [(name, before, after) for _, name, before, after in found.collateral if after > before]
+    schema = {"example_id": kind, "loss_before": pl.Float64(), "loss_after": pl.Float64()}
+    return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 def _truth_ratios(found: Assessment) -> dict[str, list[float]]:

@@ -12,7 +12,7 @@ from flows.errors import ConfigError
 from flows.files import digest_file, read_json, write_json
 from flows.outputs import RunFolder
 from flows.purge_journal import Journal, forget_closed
-from flows.purging import _others, _tokenizers, check_given
+from flows.purging import _naming, _others, _tokenizers, check_given, counted
 from flows.unlearn_schema import UnlearnConfig
 from flows.unlearning import UnlearnRun
 
@@ -69,12 +69,53 @@ def test_mlflow_is_not_told_the_records_by_the_command_line(tmp_path: Path) -> N
     assert run.told_command == f"curate unlearn --config {tmp_path / 'run' / 'config.yaml'}"
 
 
+def test_configurations_that_name_a_record_are_found_whatever_its_id_is(tmp_path: Path) -> None:
+    data = {"class_path": "TableData", "init_args": {"path": "a.csv"}}
+    for name, said in (
+        ("own", {"data": data}),
+        ("other", {"data": data | {"init_args": {"path": "b.csv"}}, "request": {"ids": [7]}}),
+        ("number", {"data": data, "request": {"ids": [30, 7]}}),
+        ("short", {"request": {"ids": []}, "retain": {"ids": ["ann"]}}),
+        ("others", {"request": {"ids": [70, "an"]}, "train": {"seed": 7}}),
+        ("clean", {"data": {}}),
+    ):
+        write_json(tmp_path / "runs" / name / "config.yaml", said)
+    (tmp_path / "config.yaml").write_text("- none: [")
+    files = ("config.yaml", "run.json")
+    assert sorted(_naming(tmp_path, [7, "ann"], tmp_path / "runs" / "own")) == [
+        tmp_path / "runs" / run / file for run in ("number", "short") for file in files
+    ]
+
+
+def test_an_assessment_tells_no_position_of_the_records_and_keeps_those_of_others() -> None:
+    def indexed(*rows: str) -> dict[str, object]:
+        return {"agg_value": 1.5, "value_by_index": {row: {"score": 2.5} for row in rows}}
+
+    panel = {"forget_Q_A_Prob": indexed("7", "30"), "retain_Q_A_Prob": indexed("7", "8"), "privleak": indexed()}
+    panel["mia_loss"] = {"forget": indexed("30", "7"), "holdout": indexed("7", "1")}
+    said = counted({"panels": {"after": panel}, "tests": [{"n": 7}]}, [30, 7])
+    told = {
+        "forget_Q_A_Prob": indexed("0", "1"),
+        "mia_loss": {"forget": indexed("1", "0"), "holdout": indexed("7", "1")},
+    }
+    assert said == {"panels": {"after": panel | told}, "tests": [{"n": 7}]}
+
+
 def test_tokenizers_of_earlier_purges_are_found_and_other_checkpoints_counted(tmp_path: Path) -> None:
     home = tmp_path / "ws"
     for name in ("runs/first", "runs/second", "mlflow-artifacts/1", "stages/trace-1", "models/hub"):
         write_json(home / name / TOKENIZER, {"model": {}} if name == "models/hub" else {"stands_for": "a"})
         (home / name / "model.ckpt").write_bytes(name.encode())
     own = home / "models" / ".." / "runs" / "second" / TOKENIZER
-    assert sorted(_tokenizers(home, own)) == [home / "mlflow-artifacts/1" / TOKENIZER, home / "runs/first" / TOKENIZER]
+    for name, stands_for, path in (
+        ("other", "b", "other.csv"),  # of another data set, which stays
+        ("second", "a", "people.csv"),
+        ("same", "a", "moved.csv"),
+        ("changed", "b", "people.csv"),  # the file had other rows then
+    ):
+        write_json(home / "runs" / name / TOKENIZER, {"stands_for": stands_for})
+        said = {"root": str(home), "data": {"class_path": "QuestionTable", "init_args": {"path": path}}}
+        write_json(home / "runs" / name / "config.yaml", said)
+    assert {path.parent.name for path in _tokenizers(home, own)} == {"1", "first", "same", "changed"}
     kept, published = home / "models/hub/model.ckpt", digest_file(home / "runs/second/model.ckpt")
     assert _others(home, {kept}, {published}) == 3

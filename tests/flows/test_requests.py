@@ -79,6 +79,14 @@ def test_evidence_is_checked(tmp_path: Path, workspace: Path, capsys: pytest.Cap
     whole, digest = path.read_text(), digest_file(path)
     assert "not looked at (--no-ledger)" in said(capsys, "verify-evidence", str(path), "--no-ledger")
     assert "not compared with a key of yours" in said(capsys, "verify-evidence", str(path), "--no-ledger")
+    (tmp_path / "other.pem").write_text(signing.pem(Ed25519PrivateKey.generate().public_key()))
+    other = said(capsys, "verify-evidence", str(path), "--key", str(tmp_path / "other.pem"), code=1)
+    assert "another than the key given" in other and "2 problems: " in other
+    seal = json.loads(evidence.seal_path(path).read_text())
+    evidence.seal_path(path).write_text(json.dumps({name: seal[name] for name in seal if name != "signature"}))
+    stripped = said(capsys, "verify-evidence", str(path), code=1)
+    assert "the seal names a key, but its signature is gone" in stripped and "signature: none" in stripped
+    evidence.seal_path(path).write_text(json.dumps(seal))
     model = tmp_path / "model.ckpt"
     model.write_bytes(b"another")
     other = said(capsys, "verify-evidence", str(path), "--model", str(model), code=1)

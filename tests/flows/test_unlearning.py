@@ -294,4 +294,8 @@ def test_requests_of_the_ledger_end_with_purge_and_evidence_once_approved_whatev
     assert OTHERS.format(1) in said["caveats"], "the stray one"
     assert tokens["stands_for"] == said["hashes"][1]["after"], "to the model it is the same"
     retained = pl.read_parquet(published["files"]["retained"])
+    suffered = pl.read_parquet(published["files"]["collateral"])["example_id"].to_list()
+    assert suffered and set(suffered) <= set(retained["example_id"]), "who stays is named in tables only"
+    for name in ("evidence", "assessment"):  # else a later purge would have to remove them
+        assert "person-" not in Path(published["files"][name]).read_text()
     assert not search.rows(retained).any() and len(retained.filter(split="train")) == last["n_examples"]

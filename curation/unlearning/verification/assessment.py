@@ -125,9 +125,14 @@ class Assessment:
             gap, probe = self.verdicts.farthest
             others = [each for each in self.verdicts.verdicts if each != "CONSISTENT_WITH_RETRAIN"]
             counts = ", ".join(f"{others.count(each)} {each}" for each in WORST_FIRST if each in others)
+            margin = self.verdicts.margins[probe]
+            allowed = f"{margin:.1f} are allowed"
+            if margin < 0:
+                allowed = "with so few models none can be shown to be within the tolerance"
+            elif abs(gap) <= margin:
+                allowed += ", but no record was known before"
             found.append(
-                f"records: {counts} of {len(self.verdicts.verdicts)}; the farthest gap is {gap:.1f} seed sds ({probe}), "
-                f"{self.verdicts.margins[probe]:.1f} are allowed"
+                f"records: {counts} of {len(self.verdicts.verdicts)}; the farthest gap is {gap:.1f} seed sds ({probe}), {allowed}"
             )
         found += [
             f"retained: {each.figure} {each.after:.3f} is {each.drop:.3f} below the {each.whose} {each.expected:.3f}, "
@@ -156,7 +161,7 @@ class Assessment:
         return self.verdicts.worst
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as plain values; the records to be forgotten go by position, and ids are of rows that stay."""
+        """All of it as plain values but ``collateral``: records go by position, and none by its id."""
         found: dict[str, Any] = plain(
             {
                 "verdict": self.verdict,
@@ -171,7 +176,6 @@ class Assessment:
                 "forget_quality": self.forget_quality,
                 "forget_quality_null": self.forget_quality_null,
                 "klom": self.klom,
-                "collateral": self.collateral,
                 "options": asdict(self.options),
                 "panels": {name: panel.to_json() for name, panel in self.panels.items()},
             }

@@ -10,6 +10,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models
 
+from curation.data.build import build_data
 from curation.data.kept_tokens import keeping, learnt, texts_of
 from curation.data.people import People
 from curation.data.text_tokens import TextTokenizer, read_tokenizer
@@ -66,6 +67,17 @@ def test_it_is_the_same_to_the_rows_that_stay_and_to_the_model(data: People, lef
     assert again.decode(again.contents.tokenizer.ids("Zo\u00eb \u4e2d")) == "Zo\u00eb \u4e2d", (
         "what it never saw is spelt in bytes"
     )
+
+
+def test_rows_that_are_left_out_may_be_spelt_longer_than_a_row_can_be(data: People, left: People, file: Path) -> None:
+    most = max(len(ids) for ids in data.contents.rows.tokens)
+    options = {"n_people": 8, "n_holdout": 1, "tokenizer": str(file), "max_tokens": most}
+    with pytest.raises(DataError, match=f"more than max_tokens .{most}. tokens in rows with ids 'person-01/"):
+        People(**options)
+    again = build_data(
+        "curation.data.People", options, "", lambda rows, _: ~rows["example_id"].str.starts_with("person-01/")
+    )
+    assert again.train_ids() == left.train_ids() and again.contents.rows.digest() == left.contents.rows.digest()
 
 
 def test_it_can_be_done_again_to_what_was_saved(left: People, file: Path) -> None:

@@ -80,7 +80,10 @@ def example(ledger: Ledger, ids: list[str], **changes: Any) -> Evidence:
         change=model.WeightChange({f"blocks.{i}.attention.projection": 0.5**i for i in range(4)}, 12, 8),
         tests=tests,
         records=records,
-        collateral=[model.Collateral(f"person-{90 + i}", 0.3 / (i + 1), 0.02, 0.4 / (i + 1)) for i in range(5)],
+        collateral=[
+            model.Collateral(ledger.record_hash(f"person-{90 + i}"), 0.3 / (i + 1), 0.02, 0.4 / (i + 1))
+            for i in range(5)
+        ],
         history=steps,
         truth_ratios=model.TruthRatios(*ratios[:1], ratios[2], ratios[1]),
         publication=model.Publication("people", "3", "champion"),

@@ -55,7 +55,7 @@ def test_the_database_refuses_to_change_events(file: Path, statement: str) -> No
         ("DELETE FROM events WHERE number = 4", "event 5: expected number 4; events between are missing"),
         ("DELETE FROM events WHERE number = 9", "the chain ends with event 8, and 9 were written"),
         ("UPDATE requests SET status = 'published' WHERE number = 2", "request 2 is 'published', which no event says"),
-        ("UPDATE requests SET reason = 'none' WHERE number = 1", "request 1: its reason were changed"),
+        ("UPDATE requests SET reason = 'none' WHERE number = 1", "request 1: changed after it was submitted: reason"),
         ("DELETE FROM requests WHERE number = 2", "request 2 is missing"),
         ("UPDATE batches SET status = 'verified'", "batch 1 is 'verified', which no event says"),
         ("DELETE FROM batches", "batch 1 is missing"),

@@ -30,7 +30,8 @@ def test_the_page_shows_everything_there_is(tmp_path: Path) -> None:
     assert page.count("<polyline") == 5  # two losses, three distributions
     assert "r / (1 + r)" in page and "nats a token" in page
     assert f"<small>{meaning('forget_quality')}</small>" in page and "less than by models that never saw" in page
-    assert "mia_min_k_plus_plus" in page and "person-94" in page and not any(one in page for one in IDS)
+    assert "mia_min_k_plus_plus" in page and page.count('title="') == 10, "records that went and that stay"
+    assert not re.search(r"person-\d", page), "none is named"
     verdicts = re.findall(r"<td>(Over unlearned|Consistent with retrain)</td>", page)
     assert verdicts == ["Over unlearned"] + 4 * ["Consistent with retrain"]
 
@@ -50,6 +51,14 @@ def test_the_page_goes_without_what_was_not_measured(tmp_path: Path) -> None:
     )
     assert "<polyline" not in page and "No test was made." in page and "None" not in page.replace("None.", "")
     assert page.count("<td>Untestable</td>") == evidence_page.RECORDS and "100 more are in the file" in page
+
+
+def test_a_purge_is_told_in_words(tmp_path: Path) -> None:
+    (other := tmp_path / "other").mkdir()
+    page = page_of(tmp_path, purge={"files": 1234, "index_rows": 0, "left": [], "bytes_searched": 7})
+    assert "<dt>other files removed</dt><dd><bdi>1,234</bdi>" in page and "files_searched" not in page
+    assert "<dt>files in which something of the records was found</dt><dd><bdi>none</bdi>" in page
+    assert 'id="purge"' not in page_of(other) and '<a href="#purge">' in page
 
 
 @pytest.mark.parametrize("field", ["title", "duplicates_rule", "data_before"])

@@ -9,8 +9,9 @@ import polars as pl
 import pytest
 
 from curation.errors import DataError
+from curation.unlearning.exclusions import exclude
 from flows.stages import excluding, prepare
-from flows.stages.common import open_data
+from flows.stages.common import content_digests, open_data
 from flows.stages.targeting import contents, open_targets
 from tests.flows.stages.selections import arguments, ignore, texts
 
@@ -23,6 +24,10 @@ def test_targets_of_another_source_are_coded_as_the_pool_and_must_be_made_alike(
     targets = open_targets(given, open_data(given))
     assert len(targets) == 6 and [code for _, code in (targets.dataset[row] for row in range(6))] == [2, 1] * 3
     assert sorted([*targets.choosing, *targets.measuring]) == list(range(6)) and len(targets.choosing) == 3
+    source = open_data({"data": two, "root": given["root"]})
+    exclude(tmp_path / "purged.json", "a purge", content_digests(source, [0, 3]))
+    left = open_targets(given | {"purged": str(tmp_path / "purged.json")}, open_data(given))
+    assert sorted(left.table["example_id"]) == ["t1", "t2", "t4", "t5"]
     buckets = {**two, "init_args": two["init_args"] | {"buckets": 999}}
     given = arguments(tmp_path, config | {"target": {"data": buckets, "examples": 3}})
     with pytest.raises(DataError, match=r"made otherwise than the pool's \(vocab_buckets 999 there, 16384 here\)"):
