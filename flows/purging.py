@@ -10,7 +10,7 @@ searched for is removed, and the ledger closes the requests and forgets their id
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -209,13 +209,14 @@ def carry_out(run: EndingRun, journal: Journal) -> Journal:
         models = [path for path in home.rglob("*.ckpt") if any(place in path.parents for place in registered)]
         known = [path for path in models if digest_file(path) in journal.models]
         keep = {*map(Path, journal.keep), *known, *(Path(journal.folder, name) for name in journal.results)}
-        files = _naming(home, said["ids"], Path(journal.folder))
+        apart = _of_other_data(Path(journal.folder))
+        files = _naming(home, said["ids"], apart)
         if TOKENIZER in journal.results:
             files += _tokenizers(home, Path(journal.folder, TOKENIZER))
         ledger = ledger_of(home)  # it forgets the ids when it closes the requests
         swept = sweep(
             home,
-            Search(Traces.load(trace)),
+            Search(Traces.load(trace), apart),
             stages=journal.stages,
             data=journal.data,
             models=journal.models,
@@ -248,15 +249,23 @@ def forget(journal: Journal) -> None:
     workspace.remove_stage(Path(journal.trace))
 
 
-def _naming(home: Path, ids: Collection[object], own: Path) -> list[Path]:
-    """Configurations of runs that named one of the records, and the command lines beside them.
+def _of_other_data(own: Path) -> Callable[[Path], bool]:
+    """Whether a file lies in the folder of a run that is known to have read other data than the run with the folder ``own``.
 
-    They are read, not searched: an id that is a number, or short, stands in many a file by chance. Runs that are known to have
-    read other data than that in whose folder the results lie (``own``) mean other rows.
+    It means other rows by the same ids, which may be no more than numbers.
     """
-    gone, data, found = set(map(str, ids)), _data_of(own / CONFIG), list[Path]()
+    data = _data_of(own / CONFIG)
+    return lambda file: data is not None and _data_of(file) not in (None, data)
+
+
+def _naming(home: Path, ids: Collection[object], apart: Callable[[Path], bool]) -> list[Path]:
+    """Configurations of runs over the same data that named one of the records, and the command lines beside them.
+
+    They are read, not searched: an id that is a number, or short, stands in many a file by chance.
+    """
+    gone, found = set(map(str, ids)), list[Path]()
     for file in home.rglob(CONFIG):
-        if data is not None and _data_of(file) not in (None, data):
+        if apart(file):
             continue
         said = _configuration(file)
         sections = (section for name in ("request", "retain") if isinstance(section := said.get(name), dict))

@@ -6,8 +6,6 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-import polars as pl
-
 from curation.examples import write_parquet_atomic
 from curation.unlearning.searching import Search
 from flows.files import digest_file, digest_of, read_json
@@ -121,8 +119,8 @@ def sweep(
             if folder.is_dir():
                 remove(folder)
         elif path not in keep and not path.name.endswith(DATABASES):
-            table = _rows(path, search) if path.suffix == ".parquet" else None
-            if table is None:
+            table = search.table(path) if path.suffix == ".parquet" else None
+            if table is None or table[1].all() or not table[1].any():
                 tally.note(FILES, str(path))
                 path.unlink()
             else:
@@ -137,13 +135,3 @@ def sweep(
     left = sorted(path.relative_to(workspace).as_posix() for path in found.where)
     totals = {kind: tally.total(kind) for kind in (STAGES, FILES, ROWS, MODELS)}
     return Swept(**totals, files_searched=found.files, bytes_searched=found.bytes, left=left)
-
-
-def _rows(path: Path, search: Search) -> tuple[pl.DataFrame, pl.Series] | None:
-    """A table and which of its rows hold a trace, bool [n]; None where it is no table, or all of them do."""
-    try:
-        frame = pl.read_parquet(path)
-    except pl.exceptions.PolarsError:
-        return None
-    hits = search.rows(frame)
-    return None if hits.all() or not hits.any() else (frame, hits)

@@ -14,7 +14,7 @@ import os
 import sqlite3
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import IO, Any
 
 import polars as pl
 
-from curation.unlearning.traces import ID, ROW, TEXT, Traces
+from curation.unlearning.traces import ID, ID_COLUMNS, ROW, TEXT, Traces
 
 Readable = IO[bytes] | gzip.GzipFile
 CHUNK = 1 << 24
@@ -44,14 +44,25 @@ class Found:
     where: dict[Path, set[str]] = field(default_factory=dict)
 
 
-class Search:
-    """Looks for traces; says where they are, never what they are."""
+def _never(path: Path) -> bool:
+    return False
 
-    def __init__(self, traces: Traces) -> None:
+
+class Search:
+    """Looks for traces; says where they are, never what they are.
+
+    Args:
+        traces: what to look for.
+        apart: whether a file is known to be about other data, in which the same number is another row's; ids that a column of the
+            user's holds are looked for there, too.
+    """
+
+    def __init__(self, traces: Traces, apart: Callable[[Path], bool] = _never) -> None:
+        self._apart = _never if traces.columns else apart
         self._kinds: dict[str, str] = {}  # pattern, each byte a character -> its kind
         self._cells = {kind: set[str]() for kind in (ID, TEXT)}
         self._binary: set[bytes] = set()
-        self._rows, self._columns = traces.rows, traces.columns
+        self._rows, self._columns = traces.rows, {*ID_COLUMNS, *traces.columns}
         self._casts: Any = dict(traces.rows.schema)  # polars' own type of it is its own
         for kind, trace, anywhere in traces.table.iter_rows():
             if kind in self._cells:
@@ -101,11 +112,19 @@ class Search:
                 found |= self._database(path)
         return found
 
-    def rows(self, frame: pl.DataFrame) -> pl.Series:
-        """Which rows of a table hold a trace, bool [n]."""
+    def table(self, path: Path) -> tuple[pl.DataFrame, pl.Series] | None:
+        """A Parquet file's table and which of its rows hold a trace, bool [n]; None where it is none."""
+        try:
+            frame = pl.read_parquet(path)
+        except (pl.exceptions.PolarsError, OSError):
+            return None
+        return frame, self.rows(frame, apart=self._apart(path))
+
+    def rows(self, frame: pl.DataFrame, apart: bool = False) -> pl.Series:
+        """Which rows of a table hold a trace, bool [n]; a number is no id in a table of other data (``apart``)."""
         hits = pl.Series([False]).new_from_index(0, len(frame))
         for column in frame.get_columns():
-            hits = hits | self._hits(column)
+            hits = hits | self._hits(column, not apart and column.name in self._columns)
         names = self._rows.columns
         if names and set(names) <= set(frame.columns):
             same = frame.select(pl.int_range(pl.len()).alias("\0row"), *names).cast(self._casts, strict=False)
@@ -113,7 +132,7 @@ class Search:
             hits = hits | same["\0row"].is_in(both.to_list())
         return hits
 
-    def _hits(self, column: pl.Series) -> pl.Series:
+    def _hits(self, column: pl.Series, ids: bool) -> pl.Series:
         dtype, none = column.dtype, pl.Series([False]).new_from_index(0, len(column))
         if "String" in str(dtype) or "Categorical" in str(dtype):
             nested = dtype.is_nested()
@@ -122,10 +141,10 @@ class Search:
                 if nested
                 else column.cast(pl.String)
             )
-            cells = self._cells[TEXT] | (self._cells[ID] if column.name in self._columns else set())
+            cells = self._cells[TEXT] | (self._cells[ID] if ids else set())
             hits = texts.is_in(sorted(cells))  # an id that is a word or a number is no id in another column
             return (hits | texts.str.contains_any(self._texts) if self._texts else hits).fill_null(False)
-        if dtype.is_integer() and column.name in self._columns:
+        if dtype.is_integer() and ids:
             return column.cast(pl.String).is_in(sorted(self._cells[ID])).fill_null(False)
         if dtype == pl.Binary and self._binary:
             return column.is_in(sorted(self._binary)).fill_null(False)
@@ -163,11 +182,8 @@ class Search:
         return found
 
     def _parquet(self, path: Path) -> set[str]:
-        try:
-            frame = pl.read_parquet(path)
-        except (pl.exceptions.PolarsError, OSError):
-            return set()
-        return {ROW} if frame.height and self.rows(frame).any() else set()
+        table = self.table(path)
+        return {ROW} if table is not None and table[1].any() else set()
 
     def _database(self, path: Path) -> set[str]:
         """Kinds in the cells of a database that nobody is changing."""

@@ -45,7 +45,7 @@ class Traces:
             part of what stays, and only counts as a whole cell of a column of ids).
         rows: the records' numbers in the user's table but for ids and labels, a column each; no columns where there are fewer
             than two.
-        columns: names of the columns that hold ids.
+        columns: names of the user's columns that hold the ids; none where rows are only numbered.
     """
 
     table: pl.DataFrame
@@ -91,7 +91,7 @@ def traces_of(data: ExampleData, positions: Iterable[int], stores: Iterable[Fact
     found += [_numbers(FACTORS, _factor_bytes(store, set(gone))) for store in stores]
     same = _same(data, "example_id")
     rows = _rows(data.table.drop(same | _same(data, "label")), away)  # labels differ where they were mended
-    return Traces(pl.concat(found).unique(maintain_order=True), rows, frozenset({*ID_COLUMNS, *same}))
+    return Traces(pl.concat(found).unique(maintain_order=True), rows, frozenset(same))
 
 
 def _same(data: ExampleData, name: str) -> set[str]:

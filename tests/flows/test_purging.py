@@ -12,7 +12,7 @@ from flows.errors import ConfigError
 from flows.files import digest_file, read_json, write_json
 from flows.outputs import RunFolder
 from flows.purge_journal import Journal, forget_closed
-from flows.purging import _naming, _others, _tokenizers, check_given, counted
+from flows.purging import _naming, _of_other_data, _others, _tokenizers, check_given, counted
 from flows.unlearn_schema import UnlearnConfig
 from flows.unlearning import UnlearnRun
 
@@ -82,7 +82,7 @@ def test_configurations_that_name_a_record_are_found_whatever_its_id_is(tmp_path
         write_json(tmp_path / "runs" / name / "config.yaml", said)
     (tmp_path / "config.yaml").write_text("- none: [")
     files = ("config.yaml", "run.json")
-    assert sorted(_naming(tmp_path, [7, "ann"], tmp_path / "runs" / "own")) == [
+    assert sorted(_naming(tmp_path, [7, "ann"], _of_other_data(tmp_path / "runs" / "own"))) == [
         tmp_path / "runs" / run / file for run in ("number", "short") for file in files
     ]
 

@@ -183,3 +183,17 @@ def test_an_id_that_is_a_number_is_told_in_columns_of_ids_only(tmp_path: Path) -
     assert not search.rows(frame[[0, 2, 3]]).any(), "labels are called as the record is"
     for name in ("example_id", "of", "like"):
         assert search.rows(pl.DataFrame({name: ["0", "1"], "label": ["1", "0"]})).to_list() == [False, True]
+
+
+def test_a_number_is_another_row_in_a_table_of_other_data(tmp_path: Path) -> None:
+    table = pl.DataFrame({"kind": ["id", "text"], "trace": [b"7", b"a text of its own"], "anywhere": [False, True]})
+    same, other, copied = (tmp_path / f"{name}.parquet" for name in ("same", "other", "copied"))
+    pl.DataFrame({"example_id": [6, 7, 8]}).write_parquet(same)
+    pl.DataFrame({"example_id": [6, 7, 8]}).write_parquet(other)
+    pl.DataFrame({"example_id": [6, 8], "text": ["x", "a text of its own"]}).write_parquet(copied)
+    search = Search(Traces(table, pl.DataFrame(), frozenset()), apart=lambda path: path != same)
+    assert sorted(search.folder(tmp_path).where) == [copied, same]
+    found = search.table(copied)
+    assert found is not None and found[1].to_list() == [False, True]
+    named = Search(Traces(table, pl.DataFrame(), frozenset({"user_id"})), apart=lambda path: path != same)
+    assert sorted(named.folder(tmp_path).where) == [copied, other, same], "ids of the user's own go with the rows"
