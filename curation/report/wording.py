@@ -181,6 +181,10 @@ def _accuracy_sentences(report: CleanReport) -> list[str]:
     ]
     if measured(gain.low) and measured(gain.high) and gain.low <= 0 <= gain.high:
         sentences.append("That interval includes zero, so this difference may be chance.")
+    if measured(gain.high) and gain.high < 0:
+        sentences.append(
+            "That is lower by more than chance explains: look at the flagged rows before you use the cleaned data."
+        )
     return sentences
 
 
