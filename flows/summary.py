@@ -123,7 +123,10 @@ def _lines(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         ends = f"{share(found, planted)} of the {planted:,} wrong labels were found"
         yield "Truly wrong among them", f"{found:,} ({share(found, flagged)}); {ends}"
     yield "Accuracy before", accuracy(summary, "before")
-    if summary["accuracy_after"] is not None:
+    changed = summary["decisions"]["drop"] + summary["decisions"]["relabel"]
+    if not changed:
+        yield "Accuracy after", "the same: no row was changed"
+    elif summary["accuracy_after"] is not None:
         yield "Accuracy after", accuracy(summary, "after")
         low, high = summary["accuracy_difference_interval"]
         interval = f"(95 %: {100 * low:+.1f} to {100 * high:+.1f})"

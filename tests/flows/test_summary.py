@@ -3,9 +3,10 @@ from __future__ import annotations
 from flows.summary import _lines
 
 
-def difference(low: float, high: float) -> str:
-    """The closing line on the difference in accuracy whose interval this is."""
+def lines(low: float, high: float, dropped: int = 3) -> dict[str, str]:
+    """The closing lines of a run whose difference in accuracy has this interval."""
     summary = {
+        "decisions": {"keep": 97, "drop": dropped, "relabel": 0, "review": 3 - dropped},
         "n_examples": 100,
         "n_flagged": 3,
         "n_planted": None,
@@ -16,10 +17,15 @@ def difference(low: float, high: float) -> str:
         "files": dict.fromkeys(("report", "decisions", "cleaned"), "file"),
         "mlflow_command": "mlflow ui",
     }
-    return dict(_lines(summary))["Difference"]
+    return dict(_lines(summary))
 
 
 def test_the_closing_table_says_what_the_difference_means() -> None:
-    assert difference(0.01, 0.03) == "+2.0 points (95 %: +1.0 to +3.0)"
-    assert difference(-0.01, 0.03).endswith(": may be chance")
-    assert "lower by more than chance explains. Look at the flagged rows" in difference(-0.2, -0.02)
+    assert lines(0.01, 0.03)["Difference"] == "+2.0 points (95 %: +1.0 to +3.0)"
+    assert lines(-0.01, 0.03)["Difference"].endswith(": may be chance")
+    assert "lower by more than chance explains. Look at the flagged rows" in lines(-0.2, -0.02)["Difference"]
+
+
+def test_rows_that_wait_for_review_have_changed_no_model() -> None:
+    said = lines(0.0, 0.0, dropped=0)
+    assert said["Accuracy after"] == "the same: no row was changed" and "Difference" not in said
