@@ -107,9 +107,8 @@ def _interrupts(came: list[int], *, serving: bool) -> Iterator[None]:
         yield  # only the main thread is told of signals
         return
     before = {signal.SIGTERM: signal.signal(signal.SIGTERM, interrupt)}
-    if (
-        not serving and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    ):  # a shell's background job ignores it
+    heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # a shell's background job ignores Ctrl-C
+    if heard and not serving:
         before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
     try:
         yield
