@@ -66,37 +66,55 @@ KEEP_DAYS = 30.0
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     tokens = list(sys.argv[1:] if argv is None else argv)
-    terminated = threading.Event()
+    came: list[int] = []
     try:
-        with _sigterm_as_interrupt(terminated):
-            return _dispatch(tokens)
+        with _interrupts(came, serving=tokens[:1] == ["serve"]):
+            code = _dispatch(tokens)
+        return _interrupted(tokens, came) if came and code != DONE else code
     except SystemExit as stop:  # argparse ends the process
         return int(stop.code or DONE)
     except KeyboardInterrupt:
-        command = shlex.join(["curate", *tokens])
-        print(f"\nInterrupted. What is finished is kept; go on with: {command}", file=sys.stderr)
-        return TERMINATED if terminated.is_set() else INTERRUPTED
+        return _interrupted(tokens, came)
     except BrokenPipeError:
         sys.stderr.close()
         return DONE
+    except Exception:
+        if not came:
+            raise
+        return _interrupted(tokens, came)  # pydantic makes an error of its own of an interrupt inside it
+
+
+def _interrupted(tokens: list[str], came: list[int]) -> int:
+    command = shlex.join(["curate", *tokens])
+    print(f"\nInterrupted. What is finished is kept; go on with: {command}", file=sys.stderr)
+    return TERMINATED if signal.SIGTERM in came else INTERRUPTED
 
 
 @contextmanager
-def _sigterm_as_interrupt(seen: threading.Event) -> Iterator[None]:
-    """Let SIGTERM unwind the program as Ctrl-C does, so that it leaves the same good order behind; ``seen`` tells which."""
+def _interrupts(came: list[int], *, serving: bool) -> Iterator[None]:
+    """Let SIGTERM unwind the program as Ctrl-C does, so that it leaves the same good order behind, and note which came.
+
+    Args:
+        came: gets the numbers of the signals that came.
+        serving: leave Ctrl-C to Prefect's event loop.
+    """
 
     def interrupt(number: int, frame: object) -> None:
-        seen.set()
+        came.append(number)
         raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread is told of signals
         return
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, interrupt)}
+    heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # a shell's background job ignores Ctrl-C
+    if heard and not serving:
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _dispatch(tokens: list[str]) -> int:

@@ -104,6 +104,11 @@ def query(options: argparse.Namespace, tokens: list[str]) -> int:
     console = Console()
     for entry in found.values["queries"]:
         console.print(_neighbours(entry, opponents=options.opponents))
+    console.print(
+        "score: by how much training on a row lowers the loss of the validation row, to first order; where the model is sure "
+        "of that one, all are near 0",
+        highlight=False,
+    )
     return 0
 
 

@@ -61,9 +61,13 @@ def config_parser(prog: str, description: str, schema: type[BaseModel], tokens: 
     if "workspace" in schema.model_fields:
         parser.add_argument("--workspace", metavar="DIR", help="folder with everything runs keep [./workspace]")
     if {"-h", "--help"} & set(tokens):
-        from flows.config import describe
+        from flows.config import describe, shipped_configs
 
         parser.epilog = "keys of the configuration, each also an option:\n" + describe(schema)
+        shipped, job = shipped_configs(), prog.split()[1]
+        if shipped is not None:
+            names = ", ".join(sorted(path.stem for path in shipped.glob(f"{job}*.yaml")))
+            parser.epilog = f"shipped configurations, with comments, in {shipped}:\n  {names}\n\n{parser.epilog}"
     return parser
 
 

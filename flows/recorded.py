@@ -67,6 +67,7 @@ class RecordedRun(ModelRun):
         if config.output_dir is not None:
             check_free(config.output_dir, "output_dir")
             check_writable(config.output_dir, "output_dir")
+        tracking_uri(config.tracking, config.workspace)  # refused before anything is computed
         super().__init__(config, screen)
         self.command = command or ""
         self.unchanged: dict[str, Any] | None = None

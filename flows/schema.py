@@ -53,8 +53,8 @@ class DataSection(Section):
     )
     init_args: Arguments = Field(
         default_factory=dict,
-        description="Arguments of the data module's constructor. Here true and false are truth values; yes, no, on and "
-        "off are text.",
+        description="Arguments of the data module's constructor (TableData: path, label, id, features, text, image, split and "
+        "more, see clean_table.yaml). Here true and false are truth values; yes, no, on and off are text.",
     )
 
 

@@ -126,7 +126,7 @@ def _lines(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, found in summary["target_advantage"].items():
         yield f"Better than {name} by", f"{100 * found['mean']:+.1f} points{_interval(found, '+.1f')}"
     for name, found in summary["target_loss"].items():
-        yield f"Target loss after {name}", f"{found['mean']:.3f}{_interval(found, '.3f', times=1)}"
+        yield f"Target loss after {name}", f"{found['mean']:.3f} nats{_interval(found, '.3f', times=1)}"
     yield from ((name.replace("_", " ").capitalize(), path) for name, path in summary["files"].items())
     yield "MLflow page", summary["mlflow_command"]
 

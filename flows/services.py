@@ -76,7 +76,11 @@ class Services:
                 with get_client(sync_client=True) as client:
                     client.hello()
             except httpx.HTTPError as error:
-                raise StageError("start", f"Prefect's API at {api} does not answer: {error}") from error
+                raise StageError(
+                    "start",
+                    f"Prefect's API at {api} does not answer: {error}. Start it, or unset PREFECT_API_URL: a run then has "
+                    "a server of its own",
+                ) from error
             return prepared(run, on_start)
 
     def _find_api(self) -> str:

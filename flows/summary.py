@@ -123,14 +123,24 @@ def _lines(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         ends = f"{share(found, planted)} of the {planted:,} wrong labels were found"
         yield "Truly wrong among them", f"{found:,} ({share(found, flagged)}); {ends}"
     yield "Accuracy before", accuracy(summary, "before")
-    if summary["accuracy_after"] is not None:
+    changed = summary["decisions"]["drop"] + summary["decisions"]["relabel"]
+    if not changed:
+        yield "Accuracy after", "the same: no row was changed"
+    elif summary["accuracy_after"] is not None:
         yield "Accuracy after", accuracy(summary, "after")
         low, high = summary["accuracy_difference_interval"]
         interval = f"(95 %: {100 * low:+.1f} to {100 * high:+.1f})"
-        yield "Difference", f"{100 * summary['accuracy_difference']:+.1f} points {interval}"
+        yield "Difference", f"{100 * summary['accuracy_difference']:+.1f} points {interval}{_reading(low, high)}"
     for title, name in (("Report", "report"), ("Decisions", "decisions"), ("Cleaned data", "cleaned")):
         yield title, summary["files"][name]
     yield "MLflow page", summary["mlflow_command"]
+
+
+def _reading(low: float, high: float) -> str:
+    """What an interval of the difference in accuracy says to who wants the cleaned rows; nothing where they are better."""
+    if high < 0:
+        return ": lower by more than chance explains. Look at the flagged rows before you use the cleaned data"
+    return ": may be chance" if low <= 0 else ""
 
 
 def share(part: float, whole: float) -> str:

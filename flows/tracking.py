@@ -15,6 +15,7 @@ from filelock import FileLock
 from flows.errors import ConfigError
 from flows.files import digest_of
 from flows.schema import TrackingSection
+from flows.urls import has_password
 from lorif_core.atomic import sync_folder
 
 if TYPE_CHECKING:
@@ -24,8 +25,26 @@ _MAX_PARAM = 6000  # characters of one parameter's value that MLflow keeps
 
 
 def tracking_uri(section: TrackingSection, workspace: Path) -> str:
-    """Where runs are recorded: the configuration's, the user's MLFLOW_TRACKING_URI, or a database in the workspace."""
-    return section.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{workspace.resolve()}/mlflow.db"
+    """Where runs are recorded: the configuration's, the user's MLFLOW_TRACKING_URI, or a database in the workspace.
+
+    Raises:
+        ConfigError: it is no URL, or holds a password.
+    """
+    given, source = section.uri, "tracking.uri"
+    if not given:
+        given, source = os.environ.get("MLFLOW_TRACKING_URI"), "MLFLOW_TRACKING_URI"
+    if not given:
+        return f"sqlite:///{workspace.resolve()}/mlflow.db"
+    try:
+        secret = has_password(given)
+    except ValueError as error:
+        raise ConfigError(f"{source}: expected a URL or a folder: {error}") from None
+    if secret:
+        raise ConfigError(
+            f"{source}: it holds a password, which summary.json, the pages and the log would keep: leave it out and give it in "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or to the database's driver (PGPASSWORD or ~/.pgpass)"
+        )
+    return given
 
 
 def _make_database(file: Path) -> None:
@@ -83,7 +102,10 @@ class Tracker:
                 else:
                     self._experiment = experiment.experiment_id
             except MlflowException as error:
-                raise ConfigError(f"tracking: MLflow at {self.uri}: {_first_line(error)}") from error
+                raise ConfigError(
+                    f"tracking: MLflow at {self.uri} cannot be used; correct tracking.uri or MLFLOW_TRACKING_URI, or leave out "
+                    f"both for a database in the workspace: {_first_line(error)}"
+                ) from error
 
     def start(self, name: str, tags: Mapping[str, str], resume: str | None = None) -> str:
         """Open the parent run, or go on with ``resume`` when the experiment still has it."""

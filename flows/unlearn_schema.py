@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Any, Literal, Self
-from urllib.parse import parse_qs, urlsplit
 
 from pydantic import Field, PositiveFloat, model_validator
 
 from flows.schema import Arguments, RecordedConfig, Section, TrackingSection
+from flows.urls import has_password
 
 
 class WhereSection(Section):
@@ -322,14 +322,9 @@ def _request_problems(request: RequestSection) -> list[str]:
         problems.append("request.where: column and values go together")
     if request.ledger_url is not None and not request.ledger:
         problems.append("request.ledger_url: names a ledger that request.ledger does not ask for")
-    if request.ledger_url is not None and _has_password(request.ledger_url):
+    if request.ledger_url is not None and has_password(request.ledger_url):
         problems.append(
             "request.ledger_url: it holds a password, which config.yaml, the files of the stages and Prefect would keep: leave it "
             "out and give it to the database's driver (PGPASSWORD or ~/.pgpass)"
         )
     return problems
-
-
-def _has_password(url: str) -> bool:
-    parts = urlsplit(url)
-    return parts.password is not None or "password" in parse_qs(parts.query)

@@ -171,6 +171,8 @@ def _accuracy_sentences(report: CleanReport) -> list[str]:
         return ["The model was not retrained, so no accuracy after cleaning is known."]
     if not (measured(change.before.value) and measured(change.after.value)):
         return ["The accuracy before or after cleaning was not measured."]
+    if not any(report.decisions.get(key) for key in ("drop", "relabel")):
+        return ["No row was changed, so the model after is the one before."]
     gain = change.difference
     interval = (
         f" ({percent_level(report.confidence)} interval {figure_interval(gain)})" if figure_interval(gain) else ""
@@ -181,6 +183,10 @@ def _accuracy_sentences(report: CleanReport) -> list[str]:
     ]
     if measured(gain.low) and measured(gain.high) and gain.low <= 0 <= gain.high:
         sentences.append("That interval includes zero, so this difference may be chance.")
+    if measured(gain.high) and gain.high < 0:
+        sentences.append(
+            "That is lower by more than chance explains: look at the flagged rows before you use the cleaned data."
+        )
     return sentences
 
 

@@ -41,6 +41,13 @@ SIGNALS = {
     "rank_average": "mean rank over several signals",
 }
 
+NEXT = {  # what a reader can do with the result
+    "review": "Nothing was changed. Where you agree with the rows below, run again with decide.action drop or relabel, and with "
+    "decide.budget as the number of rows.",
+    "edited": "cleaned.parquet beside this page is the table after that, decisions.parquet has every row with its decision and "
+    "reason; your own data are as they were. To decide yourself, run again with decide.action review.",
+}
+
 
 def run(arguments: Arguments, folder: Path, progress: Progress) -> Output:
     """Write ``report.html``.
@@ -88,6 +95,7 @@ def _settings(arguments: Arguments) -> list[str]:
         how_many = f"the rows with a score of at least {decide['threshold']} were flagged"
     return [
         f"The signal {signals['use']} decided; {how_many}; the action for them was {decide['action']}.",
+        NEXT["review" if decide["action"] == "review" else "edited"],
         "Supporters and opponents are the training rows that speak most for and against the suggested label.",
         f"Every training took {train['max_epochs']} epochs with seed {train['seed']} on {train['accelerator']}.",
     ]

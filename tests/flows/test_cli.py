@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 import time
@@ -38,6 +39,37 @@ def test_the_help_of_a_command_imports_no_torch_and_lists_every_key() -> None:
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.strip().endswith("[]")
     assert "--decide.action drop|relabel|review [drop]" in result.stdout
+    assert f"in {ROOT / 'configs'}:\n  clean_custom, clean_digits, clean_table, clean_text\n" in result.stdout
+
+
+@pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize("returns", [True, False], ids=["told", "raised"])
+def test_an_interrupt_that_a_library_turned_into_an_error_is_told_as_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stop: signal.Signals, code: int, returns: bool
+) -> None:
+    def dispatch(tokens: list[str]) -> int:
+        try:
+            signal.raise_signal(stop)
+        except KeyboardInterrupt:  # as pydantic does while it writes out a model
+            if returns:
+                return 1
+            raise ValueError("Error calling function") from None
+        return 0
+
+    monkeypatch.setattr("flows.cli._dispatch", dispatch)
+    assert main(["clean", "--config", "a b.yaml"]) == code
+    said = capsys.readouterr().err
+    assert said == "\nInterrupted. What is finished is kept; go on with: curate clean --config 'a b.yaml'\n"
+
+
+def test_an_error_without_an_interrupt_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def dispatch(tokens: list[str]) -> int:
+        raise ValueError("a fault of ours")
+
+    monkeypatch.setattr("flows.cli._dispatch", dispatch)
+    with pytest.raises(ValueError, match="a fault of ours"):
+        main(["clean"])
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

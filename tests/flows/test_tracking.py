@@ -90,6 +90,24 @@ def test_everything_lies_in_the_workspace_unless_the_user_says_otherwise(
     assert tracking_uri(TrackingSection(uri="sqlite:////x.db"), workspace) == "sqlite:////x.db"
 
 
+@pytest.mark.parametrize("uri", ["https://ann:s3cret@tracking.example", "postgresql://db/runs?user=a&password=s3cret"])
+def test_a_password_in_the_address_is_refused_and_not_repeated(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    with pytest.raises(ConfigError, match=r"tracking.uri: it holds a password.*MLFLOW_TRACKING_PASSWORD") as refused:
+        tracking_uri(TrackingSection(uri=uri), workspace)
+    assert "s3cret" not in str(refused.value)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(ConfigError, match=r"MLFLOW_TRACKING_URI: it holds a password") as refused:
+        tracking_uri(TrackingSection(), workspace)
+    assert "s3cret" not in str(refused.value)
+
+
+def test_an_address_that_is_none_is_told(workspace: Path) -> None:
+    with pytest.raises(ConfigError, match=r"tracking.uri: expected a URL or a folder"):
+        tracking_uri(TrackingSection(uri="http://[tracking.example"), workspace)
+
+
 @pytest.mark.slow
 def test_a_database_that_a_killed_run_left_half_made_is_made_anew(tmp_path: Path) -> None:
     for name in ("mlflow.db.new", "mlflow.db.new-journal"):

@@ -192,6 +192,22 @@ def test_lead_says_when_the_difference_may_be_chance() -> None:
     assert "That interval includes zero, so this difference may be chance." in render(replace(report, accuracy=unsure))
 
 
+def test_lead_does_not_compare_a_model_with_itself() -> None:
+    report = image_report(1)
+    waiting = replace(report, decisions={"keep": report.n_examples - 5, "review": 5})
+    page = Page(render(waiting)).text
+    assert "No row was changed, so the model after is the one before." in page and "goes from" not in page
+
+
+def test_lead_says_when_cleaning_made_the_model_worse() -> None:
+    report = image_report(1)
+    assert "look at the flagged rows before you use" not in render(report)
+    worse = replace(report.accuracy, difference=replace(report.accuracy.difference, value=-0.1, low=-0.2, high=-0.025))
+    assert "lower by more than chance explains: look at the flagged rows before you use" in render(
+        replace(report, accuracy=worse)
+    )
+
+
 def test_a_report_with_nothing_optional_and_nothing_flagged() -> None:
     full = image_report(1)
     report = CleanReport(
