@@ -62,7 +62,7 @@ NOT_COMPARED = (
     "No model was trained without the records (verify.seeds: 0): nothing was compared with one, so nothing can be shown of any "
     "record, and what stays was compared with the model before."
 )
-NOT_PURGED = "The records were removed from the model only: neither from the data nor from an index of it."
+NOT_PURGED = "Nothing was removed from the data or from an index of it: this is about the model only."
 
 
 @dataclass(frozen=True)
