@@ -7,6 +7,7 @@ with SIGTERM, which is otherwise taken as Ctrl-C is.
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import signal
 import sys
@@ -64,24 +65,35 @@ KEEP_DAYS = 30.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
-    tokens = list(sys.argv[1:] if argv is None else argv)
+    """Run one command; returns the exit code. Nothing failed where whoever read the output has left."""
+    code = _run(list(sys.argv[1:] if argv is None else argv))
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's own last flush fails
+    return code
+
+
+def _run(tokens: list[str]) -> int:
     came: list[int] = []
     try:
         with _interrupts(came, serving=tokens[:1] == ["serve"]):
             code = _dispatch(tokens)
         return _interrupted(tokens, came) if came and code != DONE else code
-    except SystemExit as stop:  # argparse ends the process
-        return int(stop.code or DONE)
+    except SystemExit as stop:  # argparse ends the process, and rich where nobody reads
+        return DONE if isinstance(stop.__context__, BrokenPipeError) else int(stop.code or DONE)
     except KeyboardInterrupt:
         return _interrupted(tokens, came)
     except BrokenPipeError:
-        sys.stderr.close()
         return DONE
-    except Exception:
+    except Exception as error:
         if not came:
             raise
-        return _interrupted(tokens, came)  # pydantic makes an error of its own of an interrupt inside it
+        if not isinstance(
+            error.__cause__ or error.__context__, KeyboardInterrupt
+        ):  # which pydantic makes its own error of
+            print(f"\nWhile it stopped: {type(error).__name__}: {error}", file=sys.stderr)
+        return _interrupted(tokens, came)
 
 
 def _interrupted(tokens: list[str], came: list[int]) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import shlex
 import sys
 from collections.abc import Callable
@@ -88,13 +89,20 @@ def guarded(parser: Parser, tokens: list[str], run: Callable[[argparse.Namespace
         print(f"error: {error}", file=sys.stderr)
         print(f"Go on from here with: {options.command}", file=sys.stderr)
         return FAILED
-    except BrokenPipeError:  # whoever read the output is gone: nothing failed
-        raise
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _unread():
+            raise
         place = f": {error.filename}" if error.filename else ""
         print(f"error: {error.strerror or error}{place}", file=sys.stderr)
         print(f"What is finished is kept; go on with: {options.command}", file=sys.stderr)
         return FAILED
+
+
+def _unread() -> bool:
+    """Whether nobody reads standard output any more."""
+    poll = select.poll()
+    poll.register(sys.stdout, 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def unknown_word(parser: Parser, kind: str, word: str, known: dict[str, str]) -> NoReturn:

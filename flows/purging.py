@@ -10,16 +10,15 @@ searched for is removed, and the ledger closes the requests and forgets their id
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-import yaml
 from pydantic import TypeAdapter
 
-from curation.data.text_tokens import STANDS_FOR, TOKENIZER, TRAINED
+from curation.data.text_tokens import TOKENIZER, TRAINED
 from curation.examples import write_parquet_atomic
 from curation.unlearning import evidence, exclusions
 from curation.unlearning.evidence_model import Evidence, Hashes
@@ -32,10 +31,9 @@ from flows.files import copy_atomic, digest_file, read_json, write_json
 from flows.folder import MANIFEST
 from flows.index_jobs import store_errors
 from flows.modelling import PURGED, checkpoint_of, index_of
-from flows.outputs import RUN
 from flows.publishing import PUBLISHING
 from flows.purge_journal import FOLDER, Journal
-from flows.recorded import CONFIG
+from flows.purge_scope import naming, of_other_data, tokenizers
 from flows.requests import ledger_of
 from flows.schema import leaves
 from flows.sweeping import Tally, sweep
@@ -47,7 +45,7 @@ if TYPE_CHECKING:
     from flows.unlearn_schema import UnlearnConfig
     from flows.unlearning import UnlearnRun
 
-RETAINED = "retained.parquet"
+RETAINED, ASSESSMENT = "retained.parquet", "assessment.json"
 INDEX_ROWS = "index_rows"
 GIVEN = (
     "The file that the data was read from was not changed. Jobs in this workspace leave the records out, by a list of salted "
@@ -63,9 +61,14 @@ ELSEWHERE = (
     "MLflow keeps its files outside of the workspace, where nothing was removed: models, pages and tables of rows that earlier "
     "runs put there may hold the records."
 )
+APART = (
+    "Rows of the data have no ids but their numbers: results of runs over other files were left as they are, where the same "
+    "number is another row."
+)
 PREFECT = (
     "What Prefect keeps was not searched, its database lies outside of the workspace: it is told no ids of the ledger's, but was "
-    "told those that the configurations of earlier runs named."
+    "told those that the configurations of earlier runs named, and of each earlier run of clean the ids, labels and reasons of the "
+    "rows it suspected most."
 )
 VOCABULARY = (
     "The model's tokenizer was learnt from data with the records, whose words, names too, can be tokens of it. "
@@ -122,7 +125,7 @@ def begin(run: UnlearnRun, found: Checked, said: Evidence) -> Journal:
     salt, dataset = requests.ledger.salt, requests.dataset
     results = [MODEL, *run.put(records, found.verified, lambda source, target: salted(source, target, salt, dataset))]
     write_json(
-        run.folder.path / "assessment.json",
+        run.folder.path / ASSESSMENT,
         counted(
             read_json(found.verified.files["assessment"]),
             pl.read_parquet(records.files["records"])["position"].to_list(),
@@ -209,14 +212,16 @@ def carry_out(run: EndingRun, journal: Journal) -> Journal:
         models = [path for path in home.rglob("*.ckpt") if any(place in path.parents for place in registered)]
         known = [path for path in models if digest_file(path) in journal.models]
         keep = {*map(Path, journal.keep), *known, *(Path(journal.folder, name) for name in journal.results)}
-        apart = _of_other_data(Path(journal.folder))
-        files = _naming(home, said["ids"], apart)
+        apart = of_other_data(home, Path(journal.folder))
+        files, traces = naming(home, said["ids"], apart), Traces.load(trace)
+        if not traces.columns:  # they go by positions, which are the ids there
+            files += [file for file in home.rglob(ASSESSMENT) if not apart(file)]
         if TOKENIZER in journal.results:
-            files += _tokenizers(home, Path(journal.folder, TOKENIZER))
+            files += tokenizers(home, Path(journal.folder, TOKENIZER), apart)
         ledger = ledger_of(home)  # it forgets the ids when it closes the requests
         swept = sweep(
             home,
-            Search(Traces.load(trace), apart),
+            Search(traces, apart),
             stages=journal.stages,
             data=journal.data,
             models=journal.models,
@@ -229,6 +234,7 @@ def carry_out(run: EndingRun, journal: Journal) -> Journal:
         others = _others(home, keep, {digest_file(Path(journal.folder, MODEL)), *references})
     run.screen.end("done")
     caveats = [GIVEN, PREFECT]
+    caveats += [APART] * (not traces.columns)
     caveats += [MODEL_KEPT] * bool(journal.keep) + [REGISTERED] * bool(known)
     caveats += [OTHERS.format(others)] * bool(others)
     caveats += [VOCABULARY] * (TOKENIZER in journal.results)
@@ -240,74 +246,14 @@ def carry_out(run: EndingRun, journal: Journal) -> Journal:
 
 
 def content_of(journal: Journal) -> Evidence:
-    """What the evidence says after the purge."""
-    return TypeAdapter(Evidence).validate_python(journal.evidence)
+    """What the evidence says after the purge; of a journal of an earlier version without the rows that stay, which it names."""
+    collateral = [one for one in journal.evidence["collateral"] if "record" in one]
+    return TypeAdapter(Evidence).validate_python(journal.evidence | {"collateral": collateral})
 
 
 def forget(journal: Journal) -> None:
     """Remove what was searched for, in the clear."""
     workspace.remove_stage(Path(journal.trace))
-
-
-def _of_other_data(own: Path) -> Callable[[Path], bool]:
-    """Whether a file lies in the folder of a run that is known to have read other data than the run with the folder ``own``.
-
-    It means other rows by the same ids, which may be no more than numbers.
-    """
-    data = _data_of(own / CONFIG)
-    return lambda file: data is not None and _data_of(file) not in (None, data)
-
-
-def _naming(home: Path, ids: Collection[object], apart: Callable[[Path], bool]) -> list[Path]:
-    """Configurations of runs over the same data that named one of the records, and the command lines beside them.
-
-    They are read, not searched: an id that is a number, or short, stands in many a file by chance.
-    """
-    gone, found = set(map(str, ids)), list[Path]()
-    for file in home.rglob(CONFIG):
-        if apart(file):
-            continue
-        said = _configuration(file)
-        sections = (section for name in ("request", "retain") if isinstance(section := said.get(name), dict))
-        if any(str(one) in gone for section in sections for one in section.get("ids") or ()):
-            found += [file, file.with_name(RUN)]
-    return found
-
-
-def _configuration(file: Path) -> dict[str, Any]:
-    """What a run's configuration says; nothing where it is none."""
-    try:
-        said = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    return said if isinstance(said, dict) else {}
-
-
-def _tokenizers(home: Path, own: Path) -> list[Path]:
-    """The files but ``own`` that earlier purges left for tokenizers learnt from the same data.
-
-    Names of records that go later are too short to be found there. A file is of other data where it stands for another
-    tokenizer and lies in the folder of a run whose configuration says that it read another file.
-    """
-    stands_for, data = (read_json(own) or {}).get(STANDS_FOR), _data_of(own)
-    found = []
-    for path in home.rglob(TOKENIZER):
-        said = read_json(path) or {}
-        if home / "stages" in path.parents or path.resolve() == own.resolve() or STANDS_FOR not in said:
-            continue
-        if said[STANDS_FOR] == stands_for or _data_of(path) in (None, data):
-            found.append(path)
-    return found
-
-
-def _data_of(file: Path) -> tuple[str, str] | None:
-    """Class and file of the data of the run in whose folder ``file`` lies; None where none does."""
-    said = _configuration(file.with_name(CONFIG))
-    data = said.get("data")
-    if not isinstance(data, dict):
-        return None
-    path = (data.get("init_args") or {}).get("path", "")
-    return str(data.get("class_path")).rpartition(".")[2], os.path.abspath(Path(str(said.get("root")), str(path)))
 
 
 def _others(home: Path, keep: Collection[Path], own: Collection[str]) -> int:

@@ -17,6 +17,7 @@ from flows.prefect_server import Server, answers
 from flows.schema import CleanConfig, RecordedConfig
 from flows.select_schema import SelectConfig
 from flows.serve_schema import ServeConfig
+from flows.tracking import tracking_uri
 
 
 def serve(options: argparse.Namespace, tokens: list[str]) -> int:
@@ -39,6 +40,7 @@ def serve(options: argparse.Namespace, tokens: list[str]) -> int:
         )
     schedule = _schedule(config, str(file))
     check_writable(job.workspace, "workspace")
+    tracking_uri(job.tracking, job.workspace)
     job.workspace.mkdir(parents=True, exist_ok=True)
     console = Console()
     api = _api(config.port, job.workspace)

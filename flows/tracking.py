@@ -37,8 +37,8 @@ def tracking_uri(section: TrackingSection, workspace: Path) -> str:
         return f"sqlite:///{workspace.resolve()}/mlflow.db"
     try:
         secret = has_password(given)
-    except ValueError as error:
-        raise ConfigError(f"{source}: expected a URL or a folder: {error}") from None
+    except ValueError:  # which may quote a password
+        raise ConfigError(f"{source}: expected a URL or a folder, this is neither") from None
     if secret:
         raise ConfigError(
             f"{source}: it holds a password, which summary.json, the pages and the log would keep: leave it out and give it in "

@@ -111,7 +111,7 @@ class EndingRun(RecordedRun):
             if records is not None and stage in self.stages:
                 files[f"{name}.parquet"] = self.stages[stage].files[name]
         if checked is not None:
-            plain = ["assessment.json", COLLATERAL]  # no removed record is named in them
+            plain = ["assessment.json", COLLATERAL]  # no removed record is named in them but by its position
             for name in plain:
                 copy_atomic(checked.files[Path(name).stem], self.folder.path / name)
             files["verdicts.parquet"] = checked.files["verdicts"]

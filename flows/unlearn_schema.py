@@ -179,7 +179,7 @@ class VerifySection(Section):
         ge=0,
         description="Models trained without the records, to compare with: at least 2. With 0 none is trained and nothing can be "
         "shown: every record is UNTESTABLE, the run ends verify_failed with evidence of tier E3 (E4 without held-out rows), and "
-        "nothing is published, purged or registered; for that, set at least 2.",
+        "nothing is published, purged or registered (a purge that was begun before is finished); for that, set at least 2.",
     )
     tolerance: float = Field(
         default=6.0,

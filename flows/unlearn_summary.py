@@ -31,7 +31,7 @@ SAID = {
 _KEYS = {"evidence.html": "evidence_page"}
 UNCOMPARED = (
     "no model was trained without the records (verify.seeds: 0), so nothing can be shown and nothing was published; for that, set "
-    "verify.seeds to at least 2 and run again: what is done is reused"
+    "verify.seeds to at least 2 and run again (into another output_dir, if you name one): what is done is reused"
 )
 RETRAINED = "the unlearned model failed the checks; one trained again without the records is published"
 

@@ -218,7 +218,7 @@ class UnlearnRun(EndingRun):
         ids = named(found)
         if not found.accepted:
             self.evidence = write_evidence(self, evidence_of(self, found, None), ids)
-            return self.finish("verify_failed", records, found.verified)
+            return self.finish("verify_failed", records, found.verified, found.tier)
         self.advance("verified", {"verdict": found.verified.values["verdict"], "tier": found.tier})
         copy_atomic(Path(checkpoint_of(found.after)), self.folder.path / MODEL)
         self.publication = self.register(self.runs[title])

@@ -47,8 +47,8 @@ KERNEL_NUMBERS = 4096
 SINGLE = 1e-2
 """Lambda, over the mean squared norm of a layer's rows, from which on float32 is precise enough for their dot products
 (of rows that are nearly one and the same it never is: what sets them apart is then lost in rounding)."""
-DUAL_BYTES = 24
-"""Of the dual form, N^2 times: K, a copy of it and what its eigenvectors are found in."""
+DUAL_BYTES = 40
+"""Of the dual form, N^2 times: K, a copy of it and what its eigenvectors are found in; up to 38 were measured."""
 MEMORY_LIMIT = 2**30
 """Bytes of the sums held at once, unless told otherwise."""
 

@@ -104,7 +104,7 @@ def estimate(build: Build, curvature: CurvatureOptions) -> Estimate:
     measured = options.projection in MEASURED
     passes = groups(attributed, memory_limit) if measured else []
     moments = max((sum(map(moment_bytes, group)) for group in passes), default=0)
-    sampled = len(passes) * min(examples, sample_size(options, seen))
+    sampled = len(passes) * -(-examples // max(1, examples // sample_size(options, seen)))
     size = row_bytes(layers, options.bits)
     fitted = [] if options.projection in PRECONDITIONED else layers
     whole = whole_layers(fitted, examples, curvature, memory_limit)

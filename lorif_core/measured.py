@@ -4,7 +4,7 @@ Axes: a / b input and output side of a layer, d1 / d2 their projected sizes.
 
 The second moments of a layer take 8 (a^2 + b^2) bytes, of a model of some billion parameters a hundred gigabytes in all. So
 each pass over the sampled examples sums those of some layers, and leaves their projections. Every pass runs the same batches,
-with the same labels where these are drawn: how many passes there are changes no bit.
+with the same random numbers where labels or the model draw them: how many passes there are changes no bit.
 """
 
 from __future__ import annotations
@@ -69,17 +69,18 @@ def measured(
         loss: Loss = objective.loss
         if options.projection == "kfac":  # a generator a pass: each draws the same labels
             loss = partial(objective.sampled_loss, generator=torch.Generator(device).manual_seed(options.seed))
-        moments = second_moments(
-            model,
-            layers,
-            {layer.name for layer in group},
-            in_precision(loss, options.precision, device),
-            loader,
-            examples=sample_size(options, seen),
-            shared=seen.shared,
-            device=device,
-            progress=progress,
-        )
+        with torch.random.fork_rng():
+            moments = second_moments(
+                model,
+                layers,
+                {layer.name for layer in group},
+                in_precision(loss, options.precision, device),
+                loader,
+                examples=sample_size(options, seen),
+                shared=seen.shared,
+                device=device,
+                progress=progress,
+            )
         return kfac(group, moments, options.projection, sizes) if whitens(options) else kinds.pca(group, moments, sizes)
 
     together = groups(layers, memory_limit)

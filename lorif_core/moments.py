@@ -38,12 +38,12 @@ class Moments:
     def on_input(self, layer: Layer, x: Tensor) -> Tensor:
         """Add one call's inputs."""
         if layer.name not in self.names:
-            return x[:0]
+            return x.new_empty(0)  # a slice would keep all of it in memory
         if isinstance(layer.rule, WholeRule):
             return layer.rule.keep(layer.module, x)
         rows = self._unpadded(x) if isinstance(layer.rule, LinearRule | OneHotRule) else x
         self._add(f"in.{layer.name}", layer.rule.input_moment(layer.module, rows))
-        return x[:0]  # the backward pass needs no input for dY^T dY
+        return x.new_empty(0)  # the backward pass needs no input for dY^T dY
 
     def on_gradient(self, layer: Layer, kept: Tensor, dy: Tensor) -> None:
         """Add one call's output gradients."""

@@ -140,7 +140,7 @@ class WorkOptions:
     """Batches of padded texts sorted by length together (`lorif_core.bucketing`); 1 = none. That many are held."""
     memory_limit: int
     """Bytes of the sums a pass may hold: over the index for its curvature (`lorif_core.curvature`), over a sample of the examples
-    for measured projections (`lorif_core.measured`). Less means more passes."""
+    for measured projections (`lorif_core.measured`). Less means more passes. A kept curvature takes what it was fitted with."""
 
     def problems(self) -> list[str]:
         """Every option that is out of its range, one sentence each."""

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -136,10 +138,27 @@ def test_an_output_folder_with_foreign_files(
     assert [path.name for path in out.iterdir()] == ["notes.txt"]
 
 
-def test_a_reader_of_the_output_that_leaves_is_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
-    def run(options: argparse.Namespace, overrides: list[str]) -> int:
-        raise BrokenPipeError
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize("command", [["--help"], ["requests", "list", "--workspace", "ws"]])
+def test_a_reader_of_the_output_that_leaves_is_no_failure(command: list[str], buffered: bool, tmp_path: Path) -> None:
+    (tmp_path / "ids.txt").write_text("a7\n")
+    told = ["--ids", str(tmp_path / "ids.txt"), "--reason", "asked to", "--workspace", str(tmp_path / "ws")]
+    assert main(["requests", "submit", *told]) == 0
+    reading, writing = os.pipe()
+    os.close(reading)
+    settings = os.environ | {"PYTHONUNBUFFERED": "" if buffered else "1", "PYTHONPATH": str(ROOT)}
+    curate = [sys.executable, "-m", "flows.cli", *command]
+    done = subprocess.run(curate, cwd=tmp_path, env=settings, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
 
-    with pytest.raises(BrokenPipeError):  # which `main` takes for the end
-        guarded(Parser("curate"), [], run)
-    assert capsys.readouterr().err == ""
+
+def test_a_connection_that_breaks_is_a_failure(capfd: pytest.CaptureFixture[str]) -> None:
+    def run(options: argparse.Namespace, overrides: list[str]) -> int:
+        one, other = socket.socketpair()
+        other.close()
+        with one:
+            return one.send(b"x")
+
+    assert guarded(Parser("curate"), [], run) == 1
+    assert "Broken pipe" in capfd.readouterr().err

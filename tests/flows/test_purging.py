@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from curation.data.text_tokens import TOKENIZER
@@ -12,7 +13,8 @@ from flows.errors import ConfigError
 from flows.files import digest_file, read_json, write_json
 from flows.outputs import RunFolder
 from flows.purge_journal import Journal, forget_closed
-from flows.purging import _naming, _of_other_data, _others, _tokenizers, check_given, counted
+from flows.purge_scope import naming, of_other_data, tokenizers
+from flows.purging import _others, check_given, counted
 from flows.unlearn_schema import UnlearnConfig
 from flows.unlearning import UnlearnRun
 
@@ -69,22 +71,56 @@ def test_mlflow_is_not_told_the_records_by_the_command_line(tmp_path: Path) -> N
     assert run.told_command == f"curate unlearn --config {tmp_path / 'run' / 'config.yaml'}"
 
 
+def numbered_runs(home: Path) -> None:
+    """Runs of a workspace, over files that are there."""
+    for name in ("a.csv", "b.csv"):
+        (home / name).write_text(name)
+    (home / "copy.csv").write_text("a.csv")
+    (home / "link.csv").symlink_to(home / "a.csv")
+    for run, path in (
+        ("own", "a.csv"),
+        ("other", "b.csv"),
+        ("linked", "link.csv"),
+        ("copied", "copy.csv"),
+        ("moved", "gone.csv"),
+        ("digits", None),
+    ):
+        data = {"class_path": "TableData", "init_args": {} if path is None else {"path": path}}
+        said = {"root": str(home), "data": data, "request": {"ids": [30, 7]}}
+        write_json(home / "runs" / run / "config.yaml", said)
+        for folder in (home / "runs" / run, home / "mlflow-artifacts" / run):
+            write_json(folder / "summary.json", {"digests": {"data": f"data of {run}"}})
+        write_json(home / "stages" / run / "inputs.json", {"data": f"data of {run}"})
+
+
+def test_only_what_is_certainly_of_other_data_is_left_alone(tmp_path: Path) -> None:
+    numbered_runs(tmp_path)
+    places = ("runs", "mlflow-artifacts", "stages")
+    apart = of_other_data(tmp_path, tmp_path / "runs" / "own")
+    found = {(place, run.name) for place in places for run in (tmp_path / place).iterdir() if apart(run / "t.parquet")}
+    assert found == {(place, "other") for place in places}
+    assert not apart(tmp_path / "t.parquet")
+    nothing = of_other_data(tmp_path, tmp_path / "runs" / "digits")
+    assert not any(nothing(tmp_path / "runs" / run / "t.parquet") for run in ("own", "other"))
+
+
 def test_configurations_that_name_a_record_are_found_whatever_its_id_is(tmp_path: Path) -> None:
-    data = {"class_path": "TableData", "init_args": {"path": "a.csv"}}
+    numbered_runs(tmp_path)
+    runs = tmp_path / "runs"
     for name, said in (
-        ("own", {"data": data}),
-        ("other", {"data": data | {"init_args": {"path": "b.csv"}}, "request": {"ids": [7]}}),
-        ("number", {"data": data, "request": {"ids": [30, 7]}}),
         ("short", {"request": {"ids": []}, "retain": {"ids": ["ann"]}}),
         ("others", {"request": {"ids": [70, "an"]}, "train": {"seed": 7}}),
-        ("clean", {"data": {}}),
+        ("named", {"request": {"where": {"column": "who", "values": ["Ann Lee"]}}}),
+        ("namesake", {"request": {"where": {"column": "who", "values": ["Bea"]}}}),
+        ("foreign", {"request": {"ids": 5, "where": 3}, "data": {"init_args": ["x"]}}),
     ):
-        write_json(tmp_path / "runs" / name / "config.yaml", said)
+        write_json(runs / name / "config.yaml", said)
+    for name, found in (("named", [7, 8]), ("namesake", [8])):
+        pl.DataFrame({"example_id": found}).write_parquet(runs / name / "records.parquet")
     (tmp_path / "config.yaml").write_text("- none: [")
-    files = ("config.yaml", "run.json")
-    assert sorted(_naming(tmp_path, [7, "ann"], _of_other_data(tmp_path / "runs" / "own"))) == [
-        tmp_path / "runs" / run / file for run in ("number", "short") for file in files
-    ]
+    hits = naming(tmp_path, [7, "ann"], of_other_data(tmp_path, runs / "own"))
+    named = ["copied", "digits", "linked", "moved", "named", "own", "short"]
+    assert sorted(hits) == [runs / run / file for run in named for file in ("config.yaml", "run.json")]
 
 
 def test_an_assessment_tells_no_position_of_the_records_and_keeps_those_of_others() -> None:
@@ -113,9 +149,15 @@ def test_tokenizers_of_earlier_purges_are_found_and_other_checkpoints_counted(tm
         ("same", "a", "moved.csv"),
         ("changed", "b", "people.csv"),  # the file had other rows then
     ):
+        (home / path).write_text(path)
         write_json(home / "runs" / name / TOKENIZER, {"stands_for": stands_for})
         said = {"root": str(home), "data": {"class_path": "QuestionTable", "init_args": {"path": path}}}
         write_json(home / "runs" / name / "config.yaml", said)
-    assert {path.parent.name for path in _tokenizers(home, own)} == {"1", "first", "same", "changed"}
+    assert {path.parent.name for path in tokenizers(home, own, of_other_data(home, own.parent))} == {
+        "1",
+        "first",
+        "same",
+        "changed",
+    }
     kept, published = home / "models/hub/model.ckpt", digest_file(home / "runs/second/model.ckpt")
     assert _others(home, {kept}, {published}) == 3

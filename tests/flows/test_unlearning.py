@@ -177,7 +177,7 @@ def test_a_failed_check_publishes_nothing_or_what_never_saw_the_records(
     dry, failed = summaries(tmp_path)
     assert dry["status"] == "dry_run" and dry["n_records"] == 2 and dry["forget_exact_after"] is None
     assert failed["status"] == "verify_failed" and failed["verdict"] != "CONSISTENT_WITH_RETRAIN"
-    assert "model" not in failed["files"] and failed["tier"] is None
+    assert "model" not in failed["files"] and failed["tier"] == "E2"
     assert main(["requests", "verify-evidence", failed["evidence"], "--workspace", str(tmp_path / "ws")]) == 0
     said = json.loads(Path(failed["evidence"]).read_text())
     assert said["publication"] is None and said["ledger"] is None and said["tier"] == "E2" and said["rejected"] is None
